@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The harness of `poise bench decision`: a generator turns one packet into the next packet of
+ * a randomly drawn flow and tail-calls the program under test. `maglev` and `lru` are there
+ * for comparison: what a decision by hash table costs, and by connection table.
+ */
+#include <stdbool.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/tcp.h>
+#include <bpf/bpf_endian.h>
+#include "poise/contract.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define CLIENTS 0x0b000000	/* 11.0.0.0, in nobody's use here */
+#define FIRST_PORT 1024
+#define PORTS_PER_CLIENT 32	/* flows of one client address */
+#define TTL 64
+#define MAGLEV_ROWS 65537
+
+enum traffic_kind {
+	KIND_ESTABLISHED,
+	KIND_SYN,
+	KIND_RETURN,
+};
+
+struct draw {
+	__u32 flows;
+	enum traffic_kind kind;
+	__be32 vip;
+	__be32 first_server;
+	__be16 vip_port;
+	__be16 server_port;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct draw);
+} draws SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} under_test SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAGLEV_ROWS);
+	__type(key, __u32);
+	__type(value, __u32);
+} maglev_table SEC(".maps");
+
+struct connection {
+	__be32 client;
+	__be32 vip;
+	__be16 client_port;
+	__be16 vip_port;
+	__u32 protocol;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);		/* twice the flows, set before loading */
+	__type(key, struct connection);
+	__type(value, __u32);
+} connections SEC(".maps");
+
+struct segment {
+	struct ethhdr eth;
+	struct iphdr ip;
+	struct tcphdr tcp;
+	__u8 options[12];		/* NOP, NOP, timestamp */
+} __attribute__((packed, aligned(2)));
+
+static __always_inline struct segment *segment_of(struct xdp_md *ctx)
+{
+	struct segment *segment = (void *)(long)ctx->data;
+
+	return (void *)(segment + 1) <= (void *)(long)ctx->data_end ? segment : NULL;
+}
+
+SEC("xdp")
+int generate(struct xdp_md *ctx)
+{
+	struct segment *segment = segment_of(ctx);
+	__u32 only = 0, random = bpf_get_prandom_u32();
+	struct draw *draw = bpf_map_lookup_elem(&draws, &only);
+	__be32 client;
+	__be16 client_port;
+	__u32 flow;
+
+	if (!segment || !draw)
+		return XDP_ABORTED;
+	flow = (__u64)random * draw->flows >> 32;
+	client = bpf_htonl(CLIENTS + flow / PORTS_PER_CLIENT);
+	client_port = bpf_htons(FIRST_PORT + flow % PORTS_PER_CLIENT);
+	segment->ip.ttl = TTL;
+	if (draw->kind == KIND_RETURN) {
+		segment->ip.saddr = bpf_htonl(bpf_ntohl(draw->first_server) + flow % SERVER_IDS);
+		segment->tcp.source = draw->server_port;
+		segment->ip.daddr = client;
+		segment->tcp.dest = client_port;
+	} else {
+		segment->ip.saddr = client;
+		segment->tcp.source = client_port;
+		segment->ip.daddr = draw->vip;
+		segment->tcp.dest = draw->vip_port;
+		/* A new connection each: SYNs of one flow would be retransmissions. */
+		if (draw->kind == KIND_SYN)
+			segment->tcp.seq = random;
+		/* Any cookie names a server, all ids being in use; the mark says "established". */
+		*(__u32 *)(segment->options + 8) = random | bpf_htonl(0x200);
+	}
+	bpf_tail_call(ctx, &under_test, 0);
+	return XDP_ABORTED;
+}
+
+SEC("xdp")
+int harness(struct xdp_md *ctx)
+{
+	return XDP_TX;
+}
+
+static __always_inline __u32 mix(__u32 a, __u32 b, __u32 c)
+{
+	a = (a ^ b) * 0x9e3779b1;
+	a = (a ^ a >> 15 ^ c) * 0x85ebca77;
+	return a ^ a >> 13;
+}
+
+SEC("xdp")
+int maglev(struct xdp_md *ctx)
+{
+	struct segment *segment = segment_of(ctx);
+	__u32 row, *server;
+
+	if (!segment)
+		return XDP_ABORTED;
+	row = mix(segment->ip.saddr, segment->ip.daddr,
+		  (__u32)segment->tcp.source << 16 | segment->tcp.dest) % MAGLEV_ROWS;
+	server = bpf_map_lookup_elem(&maglev_table, &row);
+	if (!server)
+		return XDP_ABORTED;
+	segment->ip.daddr = *server;
+	return XDP_TX;
+}
+
+SEC("xdp")
+int lru(struct xdp_md *ctx)
+{
+	struct segment *segment = segment_of(ctx);
+	struct connection key = {};
+	__u32 *server, chosen;
+
+	if (!segment)
+		return XDP_ABORTED;
+	key.client = segment->ip.saddr;
+	key.vip = segment->ip.daddr;
+	key.client_port = segment->tcp.source;
+	key.vip_port = segment->tcp.dest;
+	key.protocol = IPPROTO_TCP;
+	server = bpf_map_lookup_elem(&connections, &key);
+	if (server) {
+		segment->ip.daddr = *server;
+		return XDP_TX;
+	}
+	chosen = mix(key.client, key.vip, key.client_port);
+	bpf_map_update_elem(&connections, &key, &chosen, BPF_ANY);
+	segment->ip.daddr = chosen;
+	return XDP_TX;
+}

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The one contract between the packet side and Python: what the maps hold.
+ * Python reads these layouts from the BTF of the compiled object, by the names
+ * of the types, members and enumerators; nothing here is written down twice.
+ *
+ * Members named __be16 and __be32 are in network byte order.
+ */
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_helpers.h>
+
+enum limits {
+	MAX_VIPS = 128,
+	VIP_ROWS = 4096,	/* of each half of the VIP table, see tables.h */
+	SERVER_IDS = 512,	/* per VIP: the cookie has nine bits */
+	MAX_DIRECT_PREFIXES = 1024,
+	DEFAULT_HANDSHAKE_ROWS = 65536,
+	HANDSHAKE_WAYS = 3,
+	/* Copies of resets without timestamp that each CPU may send per second, see slowpath.h. */
+	RESET_COPIES_PER_SECOND = 20000,
+};
+
+/* The end of a transport connection that names a service: a VIP, or a server behind one. */
+struct service {
+	__be32 address;
+	__be16 port;
+	__u8 protocol;
+	__u8 zero;
+};
+
+enum policy {
+	POLICY_ROUND_ROBIN = 0,	/* any server for a new connection, the cookie afterwards */
+	POLICY_HASH = 1,	/* no cookie: the flow's hash modulo the servers, for every packet */
+};
+
+struct vip {
+	struct service end;
+	__u32 index;	/* row of servers, traffic and turns */
+	__u32 pool;	/* where new connections go; two per VIP, so that one can be replaced whole */
+	enum policy policy;
+	__u32 zero;
+};
+
+enum server_state {
+	SERVER_NONE = 0,
+	SERVER_READY = 1,
+	SERVER_DRAIN = 2,	/* old connections only; a removed server drains too */
+	SERVER_CUT = 3,		/* its connections are reset */
+};
+
+/* How a packet reaches a server: its address, and the Ethernet hop towards it. */
+struct server {
+	__be32 address;
+	__be16 port;
+	__u16 zero;
+	enum server_state state;
+	__u32 ifindex;		/* 0 while the hop is not known */
+	__u8 hop_mac[6];	/* these two as they stand in the Ethernet header */
+	__u8 interface_mac[6];
+	__u8 pad[4];
+};
+
+/* For a packet from a server: the VIP that it must seem to come from. */
+struct origin {
+	__be32 address;
+	__be16 port;
+	__u16 server;		/* id within the VIP */
+	__u32 vip;		/* index of the VIP */
+	enum policy policy;
+	enum server_state state;
+};
+
+/* The servers that take new connections of a VIP, in the order of their turns. */
+struct pool {
+	__u32 size;
+	__u16 ids[SERVER_IDS];
+};
+
+/*
+ * What is remembered of connections from their SYN on, until newer ones push it out: one cache
+ * line, with three of them side by side. Written without a lock: whose connection it is and on
+ * which server stand in one word, so that a race can never lead to a wrong server.
+ */
+struct handshake_row {
+	__u64 who[HANDSHAKE_WAYS];		/* fingerprint << 32 | server << 16 | enum handshake_flags */
+	__u32 isn[HANDSHAKE_WAYS];		/* the client's initial sequence number */
+	__u32 first_tsval[HANDSHAKE_WAYS];	/* of the server's first SYN-ACK, */
+	__u32 last_tsval[HANDSHAKE_WAYS];	/* and of its last */
+	__u32 next;				/* the way to be overwritten next */
+};
+
+enum handshake_flags {
+	HANDSHAKE_USED = 1,
+	HANDSHAKE_ANSWERED = 2,	/* first_tsval and last_tsval are set */
+};
+
+struct traffic {
+	__u64 connections;	/* SYNs placed on the server, retransmissions not counted */
+	__u64 packets;		/* from clients to the server */
+	__u64 bytes;		/* of these, IP header included */
+};
+
+struct prefix {
+	__u32 length;
+	__be32 address;
+};
+
+struct settings {
+	__u64 key[2];		/* SipHash key of the cookie */
+	__u32 vip_seed;		/* of the VIP table, see tables.h */
+	__u32 handshake_mask;	/* rows of the handshake table, less one */
+	__u32 direct_prefixes;	/* how many there are: the trie is not asked when there are none */
+	__u8 token[6];		/* Ethernet source by which XDP hands a packet to the slow path */
+	__u8 zero[6];
+};
+
+struct reset_budget {
+	__u64 second;
+	__u64 used;
+};
+
+/*
+ * What happened to a packet, other than the usual. The names, in lower case and without
+ * EVENT_, are the names of the counters. PASS: left to the kernel, unchanged. DROP: discarded.
+ */
+enum event {
+	EVENT_PASS_NOT_IPV4,
+	EVENT_PASS_NOT_TCP,
+	EVENT_PASS_LATER_FRAGMENT,	/* has no ports: cannot be told apart */
+	EVENT_PASS_TRUNCATED,		/* ends before its ports */
+	EVENT_PASS_UNRELATED,		/* neither for a VIP nor from a server */
+	EVENT_PASS_OWN_ADDRESS,		/* from a server to this machine */
+	EVENT_PASS_DIRECT,		/* from a server to a `direct:` prefix */
+	EVENT_PASS_SERVER_CONNECTS,	/* a server opens a connection from its service port */
+	EVENT_PASS_NO_ROUTE,		/* to the client: the kernel answers the server */
+	EVENT_PASS_REPLY_TTL_EXPIRED,	/* likewise */
+	EVENT_PASS_REPLY_TOO_BIG,	/* likewise */
+	EVENT_DROP_FRAGMENT,		/* first fragment for a VIP or from a server */
+	EVENT_DROP_MALFORMED,		/* TCP header impossible or beyond the packet */
+	EVENT_DROP_TTL_EXPIRED,
+	EVENT_DROP_UNKNOWN_SERVER,	/* the cookie names no server */
+	EVENT_DROP_SERVER_UNREACHABLE,	/* the hop to the server is not known */
+	EVENT_DROP_REPLY_TOO_BIG,	/* for the link to the client, and may be fragmented */
+	EVENT_DROP_REPLY_OF_CUT_SERVER,
+	EVENT_DROP_RESET_LIMIT,		/* reset without timestamp, over RESET_COPIES_PER_SECOND */
+	EVENT_DROP_NO_NEIGHBOUR,	/* slow path: no way to the client after all */
+	EVENT_DROP_INTERNAL,		/* a table that must be there is not */
+	EVENT_RESET_NO_SERVER,		/* client's packet answered with a reset: no server takes connections */
+	EVENT_RESET_OF_CUT_SERVER,	/* client's packet answered with a reset: its server is cut */
+	EVENT_SYN_RETRANSMITTED,	/* went where the first one went */
+	EVENT_SYN_WITHOUT_TIMESTAMP,	/* placed by hash */
+	EVENT_HANDSHAKE_UNKNOWN,	/* echo of a SYN-ACK that the table has forgotten */
+	EVENT_SYNACK_UNEXPECTED,	/* SYN-ACK of a SYN that the table has forgotten */
+	EVENT_NO_TIMESTAMP_REMEMBERED,	/* server found in the handshake table */
+	EVENT_NO_TIMESTAMP_HASHED,
+	EVENT_RESET_TO_ALL,		/* reset without timestamp of a forgotten connection */
+	EVENT_NEIGHBOUR_UNRESOLVED,	/* first packet to a client or gateway: sent by the kernel */
+	EVENTS,
+};

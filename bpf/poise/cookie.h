@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The cookie: which server a connection belongs to, hidden in the low ten bits of the
+ * server's TCP timestamps and echoed by the client.
+ *
+ *	TSval to the client:  | 22 bits of the server's own | mark | server id XOR hash |
+ *	                                                       1            9
+ *
+ * The mark is 0 on a SYN-ACK and 1 on everything later, so that TSval never goes backwards
+ * (RFC 7323, section 5) and an echo tells which of the two it answers. After Barbette et al.,
+ * "A High-Speed Load-Balancer Design with Guaranteed Per-Connection-Consistency", NSDI 2020;
+ * they keep the low bits and replace upper ones, which fails after an idle gap.
+ */
+#pragma once
+
+#include "contract.h"
+#include "siphash.h"
+
+#define COOKIE_MASK 0x1ff
+#define COOKIE_MARK 0x200
+#define COOKIE_BITS (COOKIE_MASK | COOKIE_MARK)
+
+#define FLOW_BYTES 13ULL
+
+/* Keyed hash of the client's end and the VIP's end of a connection: two addresses, two ports, the protocol. */
+static __always_inline __u64 flow_hash(const struct settings *settings, __be32 client, __be16 client_port,
+				       __be32 vip, __be16 vip_port, __u8 protocol)
+{
+	return siphash13(settings->key, (__u64)vip << 32 | client,
+			 FLOW_BYTES << 56 | (__u64)protocol << 32 | (__u32)vip_port << 16 | client_port);
+}
+
+static __always_inline __u32 cookie_server(__u32 tsecr, __u64 hash)
+{
+	return (tsecr ^ hash) & COOKIE_MASK;
+}
+
+static __always_inline __u32 cookie_stamp(__u32 tsval, __u64 hash, __u32 server, bool is_synack)
+{
+	return (tsval & ~COOKIE_BITS) | (is_synack ? 0 : COOKIE_MARK) | ((server ^ hash) & COOKIE_MASK);
+}
+
+/*
+ * What the server gets for an echo of anything but a SYN-ACK. Linux ignores an echo that
+ * lies a little in the future for round-trip times and for undoing retransmissions; one
+ * in the past would spoil both.
+ */
+static __always_inline __u32 cookie_strip(__u32 tsecr)
+{
+	return tsecr | COOKIE_BITS;
+}

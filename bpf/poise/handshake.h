@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A small table of recent handshakes. It never decides the server of an established
+ * connection that has timestamps; it is there because a server checks the echo of its
+ * SYN-ACK exactly (tcp_check_req() since Linux 6.15, and SYN cookies keep options in the
+ * low six bits), and because Linux sends some resets without a timestamp.
+ *
+ * A set-associative array instead of a hash map: one cache line, no allocation, no
+ * eviction list, so that a flood of SYNs costs what a quiet hour costs.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include "contract.h"
+#include "cookie.h"
+
+/* Mappable, and so page-aligned: a row is one cache line, not two halves. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DEFAULT_HANDSHAKE_ROWS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct handshake_row);
+} handshakes SEC(".maps");
+
+#define SYN_COOKIE_OPTION_BITS 0x3f	/* TSBITS in net/ipv4/syncookies.c */
+
+/* Where a flow's handshake is remembered: valid if `row` is not NULL. */
+struct handshake {
+	struct handshake_row *row;
+	__u32 way;
+	__u32 server;
+	__u32 flags;
+};
+
+static __always_inline struct handshake_row *handshake_row(const struct settings *settings, __u64 hash)
+{
+	__u32 row = (hash >> 9) & settings->handshake_mask;
+
+	return bpf_map_lookup_elem(&handshakes, &row);
+}
+
+static __always_inline bool is_of(__u64 who, __u64 hash)
+{
+	return who >> 32 == hash >> 32 && (__u16)who;
+}
+
+/* Finds what is remembered of a flow; false if it is forgotten. */
+static __always_inline bool handshake_find(struct handshake_row *row, __u64 hash, struct handshake *found)
+{
+	__u32 way = HANDSHAKE_WAYS;
+	__u64 who;
+
+	if (!row)
+		return false;
+	for (int i = HANDSHAKE_WAYS - 1; i >= 0; i--)
+		if (is_of(row->who[i], hash))
+			way = i;
+	barrier_var(way);	/* one path for the verifier, not one for each way */
+	if (way >= HANDSHAKE_WAYS)
+		return false;
+	who = *(volatile __u64 *)&row->who[way];
+	found->row = row;
+	found->way = way;
+	found->server = (__u16)(who >> 16);
+	found->flags = (__u16)who;
+	return is_of(who, hash);
+}
+
+/* Remembers a new connection, in place of an earlier one of the same ends, or of the row's oldest. */
+static __always_inline void handshake_put(struct handshake_row *row, __u64 hash, __u32 isn, __u32 server,
+					  __u32 tsval, __u32 flags)
+{
+	struct handshake same;
+	__u32 way;
+
+	if (!row)
+		return;
+	way = handshake_find(row, hash, &same) ? same.way : row->next++ % HANDSHAKE_WAYS;
+	barrier_var(way);
+	if (way >= HANDSHAKE_WAYS)
+		return;
+	row->isn[way] = isn;
+	row->first_tsval[way] = tsval;
+	row->last_tsval[way] = tsval;
+	row->who[way] = hash >> 32 << 32 | server << 16 | flags;
+}
+
+/* Notes the timestamp of a SYN-ACK; false if its SYN is forgotten. */
+static __always_inline bool handshake_answer(struct handshake_row *row, __u64 hash, __u32 isn, __u32 server,
+					     __u32 tsval)
+{
+	struct handshake seen;
+
+	if (!handshake_find(row, hash, &seen) || row->isn[seen.way] != isn || seen.server != server)
+		return false;
+	if (!(seen.flags & HANDSHAKE_ANSWERED)) {
+		row->first_tsval[seen.way] = tsval;
+		row->who[seen.way] |= HANDSHAKE_ANSWERED;
+	}
+	row->last_tsval[seen.way] = tsval;
+	return true;
+}
+
+/*
+ * The TSval that the server wrote into the SYN-ACK of which this is the echo. Exact for its
+ * first and its last; for one in between any value between them is accepted, and the low six
+ * bits are the same in all of them when they hold options.
+ */
+static __always_inline __u32 handshake_restore(const struct handshake *seen, __u32 tsecr)
+{
+	__u32 first = seen->row->first_tsval[seen->way];
+	__u32 last = seen->row->last_tsval[seen->way];
+
+	if (((tsecr ^ first) & ~COOKIE_BITS) == 0)
+		return first;
+	if (((tsecr ^ last) & ~COOKIE_BITS) == 0)
+		return last;
+	return ((tsecr | COOKIE_BITS) & ~SYN_COOKIE_OPTION_BITS) |
+	       (first & SYN_COOKIE_OPTION_BITS);
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Which server takes a new connection. */
+#pragma once
+
+#include "tables.h"
+
+/*
+ * Whose turn it is, per VIP. Each CPU keeps its own count: over all, servers then differ by at
+ * most one connection a CPU, and no CPU waits for another.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_VIPS);
+	__type(key, __u32);
+	__type(value, __u32);
+} turns SEC(".maps");
+
+#define NO_SERVER (-1)
+
+static __always_inline int pool_at(const struct pool *pool, __u32 at)
+{
+	return pool->ids[at & (SERVER_IDS - 1)];
+}
+
+/* The server of a packet that carries no cookie; NO_SERVER if the pool is empty. */
+static __always_inline int select_by_hash(const struct vip *vip, __u64 hash)
+{
+	struct pool *pool = bpf_map_lookup_elem(&pools, &vip->pool);
+
+	if (!pool || !pool->size)
+		return NO_SERVER;
+	return pool_at(pool, (__u32)(hash >> 32) % pool->size);
+}
+
+static __always_inline int select_by_turn(const struct vip *vip)
+{
+	struct pool *pool = bpf_map_lookup_elem(&pools, &vip->pool);
+	__u32 *turn = bpf_map_lookup_elem(&turns, &vip->index);
+
+	if (!pool || !turn || !pool->size)
+		return NO_SERVER;
+	return pool_at(pool, (*turn)++ % pool->size);
+}
