@@ -61,7 +61,9 @@ def drop_random(
     `output` what it sends itself.
     """
     limit = round(probability * _PER_MILLION)
-    with _rule(namespace, f"{match} numgen random mod {_PER_MILLION} < {limit}", hook) as fault:
+    # nft refuses a comparison that is always true.
+    chance = f"numgen random mod {_PER_MILLION} < {limit}" if limit < _PER_MILLION else ""
+    with _rule(namespace, f"{match} {chance}", hook) as fault:
         yield fault
 
 

@@ -5,6 +5,7 @@ import ctypes
 import itertools
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -93,6 +94,17 @@ def _setns(fd: int) -> None:
         raise LabError(f"cannot enter a network namespace: {os.strerror(number)}")
 
 
+def _kill(pid: int) -> None:
+    """SIGKILL a process that is not our child, and wait until it has ended."""
+    with suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            select.select([fd], (), (), GRACE)
+        finally:
+            os.close(fd)
+
+
 class Namespace:
     """One network namespace, its processes and its counters."""
 
@@ -115,8 +127,7 @@ class Namespace:
         self.processes.clear()
         if self.path.exists():
             for pid in run(["ip", "netns", "pids", self.name]).split():
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+                _kill(int(pid))
             run(["ip", "netns", "delete", self.name])
 
     def _command(self, argv: Sequence[str]) -> list[str]:

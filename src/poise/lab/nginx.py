@@ -55,6 +55,11 @@ class Nginx:
         self.directory = directory
         self._process: subprocess.Popen[str] | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """The process id of the running nginx."""
+        return None if self._process is None or self._process.poll() is not None else self._process.pid
+
     def start(self) -> None:
         """Start it and return once it answers; raises LabError with its error log if it does not."""
         (self.directory / "files").mkdir(parents=True, exist_ok=True)

@@ -26,8 +26,9 @@ class Traffic(Generic[Counts]):
         self._counts = counts()
         self._final = False
         self._ended = False
+        self._said = ""
         self._news = threading.Condition()
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the program has failed)
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # the reader closes it
         self._process = namespace.popen(
             python(module, *map(str, arguments)),
             stdin=subprocess.PIPE,
@@ -49,7 +50,7 @@ class Traffic(Generic[Counts]):
             in_time = self._news.wait_for(lambda: self._ended or enough(self._counts), timeout)
             if enough(self._counts):
                 return self._counts
-        why = f"it ended: {self._said()}" if in_time else f"{timeout:g} s passed"
+        why = f"it ended: {self._said}" if in_time else f"{timeout:g} s passed"
         raise LabError(f"the lab's traffic did not come to what was awaited, since {why} ({self._counts})")
 
     def finish(self, timeout: float = 30) -> Counts:
@@ -61,14 +62,9 @@ class Traffic(Generic[Counts]):
         end(self._process)
         self._reader.join()
         if not self._final:
-            why = self._said() if in_time else f"it still awaited answers after {timeout:g} s"
+            why = self._said if in_time else f"it still awaited answers after {timeout:g} s"
             raise LabError(f"the lab's traffic did not finish: {why}")
-        self._errors.close()
         return self._counts
-
-    def _said(self) -> str:
-        self._errors.seek(0)
-        return self._errors.read().strip() or "it gave no reason"
 
     def _read(self) -> None:
         if self._process.stdout is not None:
@@ -79,7 +75,9 @@ class Traffic(Generic[Counts]):
                         self._counts = self._kind(**told["counts"])
                         self._final = told["final"]
                         self._news.notify_all()
-        with self._news:
+        with self._news, self._errors:
+            self._errors.seek(0)
+            self._said = self._errors.read().strip() or "it gave no reason"
             self._ended = True
             self._news.notify_all()
 
