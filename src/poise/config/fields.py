@@ -40,18 +40,19 @@ def parse_text(value: object, what: str) -> str:
 
 def parse_whole_number(value: object, what: str, lowest: int, highest: int) -> int:
     """A whole number from `lowest` to `highest`."""
-    wanted = f"write a whole number from {lowest} to {highest}"
     if isinstance(value, int) and not isinstance(value, bool):
         if lowest <= value <= highest:
             return value
-        raise ValueError(f"{what} {value} is out of range: {wanted}")
-    if value is None:
-        raise ValueError(f"{what} has no value: {wanted}")
-    text = value.text if isinstance(value, Unquoted) else value
-    if isinstance(text, str) and text.isdecimal() and text.isascii():
-        # `080` is text, `010` is eight, "80" is quoted: the digits say what was meant
-        wanted += f", {text.lstrip('0') or '0'} without quotes or leading zeros"
-    raise ValueError(f"{what} {show(value)} is not a plain number: {wanted}")
+        fault = f"{value} is out of range"
+    elif value is None:
+        fault = "has no value"
+    else:
+        fault = f"{show(value)} is not a plain number"
+        text = value.text if isinstance(value, Unquoted) else value
+        if isinstance(text, str) and re.fullmatch(r"0*[1-9][0-9]{0,17}", text):
+            # `080` is text, `010` is eight, "80" is quoted: the digits say what was meant
+            fault += f", leave out quotes and leading zeros ({text.lstrip('0')})"
+    raise ValueError(f"{what} {fault}: write a whole number from {lowest} to {highest}")
 
 
 def parse_port(value: object) -> int:

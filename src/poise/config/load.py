@@ -41,6 +41,7 @@ class ConfigError(PoiseError):
         super().__init__("\n".join(map(str, self.mistakes)))
 
 
+_EMPTY: Final = "the file is empty: write at least `interfaces` and `vips`"
 _REASONS: Final = {
     errno.EACCES: "permission denied: run as root, or change the file's mode",
     errno.EISDIR: "this is a directory: give a file",
@@ -55,8 +56,8 @@ def load(path: Path) -> Config:
     """
     document = yaml_lines.read(_read(path))
     mistakes = [Mistake(str(path), fault.line, fault.message) for fault in document.faults]
-    if document.data is None and not mistakes:
-        raise _unusable(path, "the file is empty: write at least `interfaces` and `vips`")
+    if document.data is None:
+        raise ConfigError(mistakes) if mistakes else _unusable(path, _EMPTY)
     found = [*cross.too_long(document), *cross.contradictions(document)]
     config = None
     try:

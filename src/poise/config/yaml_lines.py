@@ -21,10 +21,14 @@ _ODD_KINDS: Final = {"bool": "a truth value", "float": "a number", "int": "a num
 _SYNTAX: Final = (  # the beginning of PyYAML's wording, then ours
     ("found character '\\t'", "a tab cannot indent YAML: use spaces"),
     ("mapping values are not allowed", "a colon where no key can be: indent alike, quote text with a colon"),
-    ("could not find expected ':'", "a key without a colon: write `key: value`"),
     ("expected <block end>", "the indentation does not fit the lines above"),
-    ("expected a single document", "a second document begins here: keep everything before the `---`"),
+    ("but found another document", "a second document begins here: keep everything before the `---`"),
     ("found undefined alias", "aliases like `*name` are not supported: write the plain value"),
+)
+_UNFINISHED: Final = (  # the same, for mistakes on the line where something began
+    ("could not find expected ':'", "a key without a colon: write `key: value`"),
+    ("expected ',' or", "a bracket of this line is not closed, or a comma is missing before line {stop}"),
+    ("found unexpected end of stream", "a quote of this line is not closed"),
 )
 
 
@@ -138,14 +142,16 @@ class _Loader(yaml.SafeLoader):
 
 def _syntax_fault(error: yaml.MarkedYAMLError, last_line: int) -> Fault:
     mark = error.problem_mark or error.context_mark
-    line = min(mark.line + 1, last_line) if mark else 1
+    stop = min(mark.line + 1, last_line) if mark else 1
     problem = error.problem or error.context or "unknown problem"
-    for beginning, message in _SYNTAX:
-        if problem.startswith(beginning):
-            return Fault(None, line, f"not valid YAML: {message}")
-    if error.context_mark and problem.startswith(("expected ',' or", "found unexpected end of stream")):
-        problem = f"the bracket or quote of line {error.context_mark.line + 1} is not closed"
-    return Fault(None, line, f"not valid YAML: {problem}")
+    if error.context_mark:
+        for beginning, message in _UNFINISHED:
+            if problem.startswith(beginning):
+                return Fault(
+                    None, error.context_mark.line + 1, f"not valid YAML: {message.format(stop=stop)}"
+                )
+    message = next((message for beginning, message in _SYNTAX if problem.startswith(beginning)), problem)
+    return Fault(None, stop, f"not valid YAML: {message}")
 
 
 def _value(node: yaml.Node, location: Location, document: Document) -> object:
