@@ -60,7 +60,6 @@ struct server {
 	__u32 ifindex;		/* 0 while the hop is not known */
 	__u8 hop_mac[6];	/* these two as they stand in the Ethernet header */
 	__u8 interface_mac[6];
-	__u8 pad[4];
 };
 
 /* For a packet from a server: the VIP that it must seem to come from. */

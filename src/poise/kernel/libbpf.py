@@ -197,8 +197,13 @@ class Object:
         check(f"share the map {name}", self._lib.bpf_map__reuse_fd(self._map_pointer(name), other.fd))
 
     def pin_maps(self, directory: Path) -> None:
-        """Have all maps pinned there, or taken from there if they are; before loading."""
+        """Have all maps pinned there, or taken from there if they are; before loading.
+
+        Not the compiler's own (constants), which belong to one loaded program.
+        """
         for name, pointer in self._map_pointers():
+            if self._lib.bpf_map__is_internal(pointer):
+                continue
             path = str(directory / name).encode()
             check(f"pin the map {name}", self._lib.bpf_map__set_pin_path(pointer, path))
 

@@ -53,6 +53,7 @@ def library() -> ctypes.CDLL:
     for name in _POINTERS:
         getattr(lib, name).restype = ctypes.c_void_p
     lib.bpf_map__name.restype = ctypes.c_char_p
+    lib.bpf_map__is_internal.restype = ctypes.c_bool
 
     def keep(level: int, text: bytes, arguments: int) -> int:
         if level == 0:  # LIBBPF_WARN, with which failures are explained

@@ -109,6 +109,16 @@ class Map:
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         """Yield all keys and values; of an array, every element."""
+        for key, value in self._raw():
+            yield self.key.unpack(key), self._decode(value)
+
+    def nonzero(self) -> Iterator[tuple[Any, Any]]:
+        """Yield the keys and values of an array that are not all zero, without decoding the rest."""
+        for key, value in self._raw():
+            if any(value):
+                yield self.key.unpack(key), self._decode(value)
+
+    def _raw(self) -> Iterator[tuple[bytes, bytes]]:
         stride = self._copies * self._stride
         keys = ctypes.create_string_buffer(BATCH * self.key.size)
         values = ctypes.create_string_buffer(BATCH * stride)
@@ -126,7 +136,7 @@ class Map:
             raw_keys, raw_values = keys.raw, values.raw
             for i in range(length.value):
                 key = raw_keys[i * self.key.size : (i + 1) * self.key.size]
-                yield self.key.unpack(key), self._decode(raw_values[i * stride : (i + 1) * stride])
+                yield key, raw_values[i * stride : (i + 1) * stride]
             if result == -errno.ENOENT:
                 return
             before = marker

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`poise up` and `poise down`: one task group, one task per concern."""
+
+import errno
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager, suppress
+from pathlib import Path
+
+import anyio
+import structlog
+
+from poise.api import server
+from poise.config import Config
+from poise.errors import PoiseError
+from poise.kernel import neighbours, netlink, watch
+from poise.servers import apply, host, sense, state
+from poise.servers.control import Controller
+
+_log = structlog.get_logger()
+
+_KEY = "cookie.key"
+_TOKEN = "slowpath.key"
+_MODEL = "servers.json"
+_HOST = "host.json"
+_LOCK = "lock"
+
+SETTLE = 0.05  # seconds in which changes that come together are gathered
+RESOLVE = 1.0  # seconds that a start waits for the servers' neighbours
+REFRESH = 30.0  # seconds between two looks at stale neighbours; the kernel keeps them valid for longer
+
+
+async def up(config: Config, *, set_up_host: bool = True) -> None:
+    """Balance until SIGTERM or SIGINT; packets keep flowing when this ends, in whatever way.
+
+    Raises PoiseError if it cannot start; what it had begun is undone then, unless an earlier
+    process's packets flow already.
+    """
+    _check_root("poise up")
+    with _only_one(config):
+        running = apply.attached(config.pin_directory)
+        try:
+            controller = _start(config, set_up_host=set_up_host)
+            await _run(config, controller)
+        except* PoiseError as group:
+            if not running:
+                _undo(config)
+            raise _first(group) from None
+
+
+def down(config: Config) -> list[str]:
+    """Detach from the interfaces and undo what was set up; returns a sentence about each.
+
+    The servers' ids and the key stay, so that connections survive a later `poise up`.
+    """
+    _check_root("poise down")
+    with _only_one(config):
+        return _undo(config)
+
+
+def _check_root(command: str) -> None:
+    if os.geteuid() != 0:
+        raise PoiseError(f"{command} needs root (CAP_NET_ADMIN and CAP_BPF): run it with sudo")
+
+
+def _first(group: BaseExceptionGroup[PoiseError]) -> PoiseError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+@contextmanager
+def _only_one(config: Config) -> Iterator[None]:
+    """Hold the lock on the state directory; PoiseError if another poise has it or the socket."""
+    path = config.state_directory / _LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise PoiseError(f"cannot use the state directory {path.parent}: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno != errno.EWOULDBLOCK:
+                raise PoiseError(f"cannot lock {path}: {error.strerror}") from None
+            raise PoiseError(f"another poise runs with {path.parent}: stop it first") from None
+        server.check_free(config.socket)
+        yield
+
+
+def _start(config: Config, *, set_up_host: bool) -> Controller:
+    interfaces = [netlink.interface(name) for name in config.interfaces]
+    directory = config.state_directory
+    key = state.load_key(directory / _KEY)
+    token = state.load_key(directory / _TOKEN)
+    plane = apply.DataPlane(config.pin_directory, config.handshake_rows, key, token[:6])
+    controller = Controller(config, directory / _MODEL, plane, [each.index for each in interfaces])
+    _resolve(controller)
+
+    modes: dict[str, str] = {name: config.xdp_mode for name in config.interfaces}
+    _prepare(config, modes, set_up_host=set_up_host, addresses=False)
+    for interface in interfaces:
+        mode, fallback = plane.attach(interface, config.xdp_mode)
+        if fallback:
+            _log.warning("no native XDP", interface=interface.name, reason=fallback)
+        _log.info("attached", interface=interface.name, mode=mode, adopted=plane.adopted)
+        modes[interface.name] = mode
+    _prepare(config, modes, set_up_host=set_up_host, addresses=True)
+    return controller
+
+
+def _resolve(controller: Controller) -> None:
+    """Give neighbours a moment to answer, so that the first connections find their servers."""
+    deadline = time.monotonic() + RESOLVE
+    controller.refresh()
+    while controller.unreachable() and time.monotonic() < deadline:
+        time.sleep(SETTLE)
+        controller.refresh()
+
+
+def _prepare(config: Config, modes: dict[str, str], *, set_up_host: bool, addresses: bool) -> None:
+    settings = host.plan(config, modes)
+    if not addresses:
+        settings = [setting for setting in settings if not isinstance(setting, host.Address)]
+    if set_up_host:
+        for sentence in host.set_up(settings, config.state_directory / _HOST):
+            _log.info("host set up", change=sentence)
+    elif addresses:
+        for sentence in host.check(settings):
+            _log.warning("host not set up", fault=sentence)
+
+
+async def _run(config: Config, controller: Controller) -> None:
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(server.serve, config.socket, controller)
+        tasks.start_soon(_follow_changes, controller)
+        tasks.start_soon(_refresh_neighbours, config)
+        _log.info("up", socket=str(config.socket), servers=len(controller.list()))
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                break
+        _log.info("ending: packets keep flowing, `poise down` detaches")
+        tasks.cancel_scope.cancel()
+
+
+async def _follow_changes(controller: Controller) -> None:
+    """Look at the ways to the servers again whenever the kernel tells of a change."""
+    changed = anyio.Event()
+
+    async def listen() -> None:
+        nonlocal changed
+        async with aclosing(watch.watch()) as events:
+            async for event in events:
+                if controller.concerns(event):
+                    changed.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listen)
+        while True:
+            await changed.wait()
+            await anyio.sleep(SETTLE)
+            changed = anyio.Event()
+            controller.refresh()
+
+
+async def _refresh_neighbours(config: Config) -> None:
+    """Have stale neighbours checked: packets that XDP redirects do not count as use of an entry."""
+    while True:
+        await anyio.sleep(REFRESH)
+        with suppress(PoiseError):  # an interface that is gone for the moment
+            neighbours.refresh_stale([netlink.interface(name).index for name in config.interfaces])
+
+
+def _undo(config: Config) -> list[str]:
+    done = []
+    for name, ifindex in apply.attached(config.pin_directory).items():
+        apply.detach(config.pin_directory, name, ifindex, with_clsact=False)
+        done.append(f"detached from {name}")
+    apply.discard(config.pin_directory)
+    model = state.load_model(config.state_directory / _MODEL)
+    sense.let_go({server.address for _, server in model.servers()})
+    return done + host.undo(config.state_directory / _HOST)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The BPF file system, where maps and links are pinned so that they outlive a process."""
+
+import ctypes
+import os
+from pathlib import Path
+
+from poise.errors import PoiseError
+
+BPFFS = Path("/sys/fs/bpf")
+_BPF_FS_MAGIC = 0xCAFE4A11  # linux/magic.h
+
+
+def _is_bpffs(path: Path) -> bool:
+    # os.statvfs() does not tell the type; the first word of struct statfs does.
+    buffer = (ctypes.c_long * 32)()
+    libc = ctypes.CDLL("libc.so.6", use_errno=True)
+    return libc.statfs(os.fsencode(path), buffer) == 0 and buffer[0] == _BPF_FS_MAGIC
+
+
+def make_directory(path: Path) -> bool:
+    """Have a directory for pins, mounting /sys/fs/bpf if it is not; return whether it is new.
+
+    PoiseError if the path is not in a BPF file system.
+    """
+    if path.is_relative_to(BPFFS) and not _is_bpffs(BPFFS):
+        _mount()
+    try:
+        path.mkdir(parents=True)
+        new = True
+    except FileExistsError:
+        new = False
+    except OSError as error:
+        raise PoiseError(f"cannot create the pin directory {path}: {error.strerror}") from None
+    if not _is_bpffs(path):
+        if new:
+            path.rmdir()
+        raise PoiseError(f"the pin directory {path} is not in a BPF file system: use one below {BPFFS}")
+    return new
+
+
+def _mount() -> None:
+    libc = ctypes.CDLL("libc.so.6", use_errno=True)
+    if libc.mount(b"bpf", os.fsencode(BPFFS), b"bpf", 0, None):
+        reason = os.strerror(ctypes.get_errno())
+        raise PoiseError(f"cannot mount the BPF file system on {BPFFS}: {reason}")
+
+
+def remove_directory(path: Path) -> None:
+    """Unpin everything in the directory and remove it; harmless if it is not there."""
+    if not path.exists():
+        return
+    for pin in path.iterdir():
+        pin.unlink()
+    path.rmdir()

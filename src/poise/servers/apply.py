@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans in, kernel state out: the BPF programs and tables of the servers level."""
+
+from collections.abc import Iterable
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Literal
+
+from poise.errors import PoiseError
+from poise.kernel import bpffs, features, tc, xdp
+from poise.kernel.libbpf import Object
+from poise.kernel.library import BpfError
+from poise.kernel.maps import Map
+from poise.kernel.netlink import Interface
+from poise.servers.tables import End, Tables, Write
+
+_TABLES = ("vips", "servers", "origins", "pools", "direct", "settings", "traffic", "events")
+_LINK = "link_"
+
+
+class DataPlane:
+    """The balancer's BPF object: its tables are pinned, so a new process takes over what runs."""
+
+    def __init__(self, pins: Path, handshake_rows: int, key: bytes, token: bytes) -> None:
+        """Load the programs, with the tables that are pinned in `pins` or new ones.
+
+        key: 16 bytes, of the cookie. token: 6 bytes, by which XDP hands packets to the slow path.
+        Raises PoiseError if the kernel lacks something, or the pinned tables do not fit this poise.
+        """
+        lacks = features.missing()
+        if lacks:
+            raise PoiseError("; ".join(lacks))
+        self._pins = pins
+        self.adopted = not bpffs.make_directory(pins)
+        with as_file(files("poise.objects") / "balancer.bpf.o") as path:
+            self._object = Object(path)
+        self._object.set_max_entries("handshakes", handshake_rows)
+        self._object.pin_maps(pins)
+        self._load()
+        self._tables: dict[str, Map] = {name: self._object.map(name) for name in _TABLES}
+        self.vip_rows = self._tables["vips"].max_entries // 2
+        words = [int.from_bytes(key[at : at + 8], "little") for at in (0, 8)]
+        self._write_settings({"key": words, "token": token, "handshake_mask": handshake_rows - 1})
+
+    def _load(self) -> None:
+        try:
+            self._object.load()
+        except BpfError as error:
+            if not self.adopted:
+                bpffs.remove_directory(self._pins)
+            elif "mismatch" in error.log:
+                raise PoiseError(
+                    f"the tables pinned in {self._pins} do not fit: handshake_rows was changed, or another "
+                    "version of poise made them; `poise down`, then `poise up`, replaces them"
+                ) from None
+            raise
+
+    def attach(self, interface: Interface, mode: Literal["auto", "native", "generic"]) -> tuple[xdp.Mode, str | None]:
+        """Let the interface's packets come here; see xdp.attach() for the result."""
+        tc.attach_ingress(self._object.program("slow_path"), interface.index)
+        pin = self._pins / (_LINK + interface.name)
+        return xdp.attach(self._object.program("balancer"), interface.name, interface.index, mode, pin)
+
+    def read(self) -> Tables:
+        """Return what the tables hold."""
+        pools = self._tables["pools"].nonzero()
+        return Tables(
+            vips={key: _without_padding(row) for key, row in self._tables["vips"].nonzero()},
+            servers={key: _without_padding(row) for key, row in self._tables["servers"].nonzero()},
+            origins={End(**_without_padding(key)): row for key, row in self._tables["origins"].items()},
+            pools={key: row["ids"][: row["size"]] for key, row in pools},
+            direct=frozenset((key["length"], key["address"]) for key, _ in self._tables["direct"].items()),
+            seed=self._tables["settings"].get(0)["vip_seed"],
+        )
+
+    def write(self, plan: Iterable[Write]) -> None:
+        """Carry out the steps of a plan in their order."""
+        for table, key, value in plan:
+            match table:
+                case "settings":
+                    self._write_settings(value)
+                case "origins":
+                    self._write_entry(table, key._asdict(), value)
+                case "direct":
+                    self._write_entry(table, {"length": key[0], "address": key[1]}, value)
+                case "pools":
+                    self._tables[table].set(key, {"size": len(value), "ids": value})
+                case _:
+                    self._tables[table].set(key, value or {})
+
+    def _write_entry(self, table: str, key: dict[str, int], value: Any) -> None:  # noqa: ANN401  any layout's
+        if value is None:
+            self._tables[table].delete(key)
+        else:
+            self._tables[table].set(key, value)
+
+    def _write_settings(self, changes: dict[str, Any]) -> None:
+        table = self._tables["settings"]
+        table.set(0, table.get(0) | changes)
+
+    def traffic(self) -> dict[int, dict[str, int]]:
+        """Return connections, packets and bytes, over all CPUs, by row of the servers table."""
+        return {
+            row: {name: sum(cpu[name] for cpu in cpus) for name in cpus[0]}
+            for row, cpus in self._tables["traffic"].nonzero()
+        }
+
+    def forget_traffic(self, row: int) -> None:
+        """Start a server's traffic from zero."""
+        table = self._tables["traffic"]
+        table.set(row, [{} for _ in table.get(row)])
+
+    def events(self) -> dict[str, int]:
+        """Return how often each event of contract.h happened, over all CPUs, by its lower-case name."""
+        counts = dict(self._tables["events"].items())
+        return {
+            name.removeprefix("EVENT_").lower(): sum(counts[key])
+            for name, key in self._object.btf.enum("event").items()
+            if key in counts
+        }
+
+
+def _without_padding(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_padding(value) if isinstance(value, dict) else value
+        for name, value in row.items()
+        if name != "zero"
+    }
+
+
+def attached(pins: Path) -> dict[str, int]:
+    """Return the interfaces (name and ifindex, 0 if gone) that a poise with these pins is attached to."""
+    if not pins.exists():
+        return {}
+    links = {path.name.removeprefix(_LINK): path for path in pins.glob(_LINK + "*")}
+    return {name: xdp.interface_of(path) for name, path in links.items()}
+
+
+def detach(pins: Path, interface: str, ifindex: int, *, with_clsact: bool) -> None:
+    """Let go of an interface that `attached` returned."""
+    (pins / (_LINK + interface)).unlink()
+    if ifindex:
+        tc.detach_ingress(ifindex, with_clsact=with_clsact)
+
+
+def discard(pins: Path) -> None:
+    """Remove what is left of the tables and programs."""
+    bpffs.remove_directory(pins)

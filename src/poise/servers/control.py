@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The servers of a running poise: each change is decided, saved, and then applied."""
+
+import time
+from collections.abc import Collection
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import structlog
+
+from poise.config import Config
+from poise.kernel import watch
+from poise.servers import decide, sense, state, tables
+from poise.servers.apply import DataPlane
+from poise.servers.model import SERVER_IDS, Model, Policy, Server, Vip
+
+_log = structlog.get_logger()
+
+
+class Controller:
+    """Holds the model of all VIPs and keeps file and kernel in step with it.
+
+    Changes are saved before they are applied, so that no id is ever given out twice.
+    """
+
+    def __init__(self, config: Config, path: Path, plane: DataPlane, interfaces: Collection[int]) -> None:
+        """Bring the saved model together with the configuration; nothing is applied yet.
+
+        path: where the model is saved. interfaces: ifindex of those that servers may be behind.
+        """
+        self._path = path
+        self._plane = plane
+        self._interfaces = interfaces
+        self._rest = config.id_rest
+        self._direct = frozenset((net.prefixlen, int(net.network_address)) for net in config.direct)
+        self._model = decide.reconcile(state.load_model(path), _wanted(config), time.time(), self._rest)
+        self._present = plane.read()
+        self._hops = sense.hops_in(self._present)
+        self._faults: dict[IPv4Address, str] = {}
+        state.save_model(path, self._model)
+
+    def list(self) -> list[dict[str, object]]:
+        """Return a dict for each server that is on the list or whose id rests."""
+        traffic = self._plane.traffic()
+        return [self._describe(vip, server, traffic) for vip, server in self._model.servers()]
+
+    def add(self, vip: str | None, name: str | None, address: IPv4Address, port: int) -> dict[str, object]:
+        """Let a server take new connections; see decide.add() for what is refused."""
+        wanted = decide.WantedServer(name or f"{address}:{port}", address, port)
+        chosen = decide.find_vip(self._model, vip)
+        model, server = decide.add(self._model, chosen, wanted, time.time(), self._rest, declared=False)
+        if all(known.id != server.id for known in chosen.servers):
+            self._plane.forget_traffic(chosen.index * SERVER_IDS + server.id)
+        self._change(model)
+        return self._one(chosen, server.id, "added")
+
+    def drain(self, name: str, vip: str | None = None) -> dict[str, object]:
+        """Give a server no new connections; see decide.drain()."""
+        chosen = decide.find_vip(self._model, vip)
+        server = decide.find_server(chosen, name)
+        self._change(decide.drain(self._model, chosen, name, time.time()))
+        return self._one(chosen, server.id, "draining")
+
+    def remove(self, name: str, vip: str | None = None, *, now: bool = False) -> dict[str, object]:
+        """Take a server off the list, with `now` its connections too; see decide.remove()."""
+        chosen = decide.find_vip(self._model, vip)
+        server = decide.find_server(chosen, name)
+        self._change(decide.remove(self._model, chosen, name, time.time(), cut=now))
+        return self._one(chosen, server.id, "cut" if now else "removed")
+
+    def counters(self) -> dict[str, int]:
+        """Return how often each event happened."""
+        return self._plane.events()
+
+    def unreachable(self) -> int:
+        """Return to how many servers no packet can be sent at present."""
+        return len(self._faults)
+
+    def concerns(self, event: watch.Event) -> bool:
+        """Return whether the event may change the way to a server; most only confirm a neighbour."""
+        if not isinstance(event, watch.NeighbourChange):
+            return True
+        told = event.neighbour
+        valid = told.valid and not event.gone
+        return any(
+            hop.neighbour == told.address and (hop.valid != valid or hop.mac != told.mac)
+            for hop in self._hops.values()
+        ) or (valid and bool(self._faults))
+
+    def refresh(self) -> None:
+        """Look up the way to every server, and apply what differs from the kernel's tables."""
+        self._look_up()
+        self._apply()
+
+    def _change(self, model: Model) -> None:
+        state.save_model(self._path, model)
+        self._model = model
+        self.refresh()
+
+    def _look_up(self) -> None:
+        addresses = {server.address for _, server in self._model.servers()}
+        self._hops, faults = sense.look_up_hops(addresses, self._hops, self._interfaces)
+        for address in faults.keys() - self._faults.keys():
+            _log.warning("server cannot be reached", address=str(address), reason=faults[address])
+        for address in self._faults.keys() - faults.keys():
+            _log.info("server can be reached", address=str(address))
+        self._faults = faults
+
+    def _apply(self) -> None:
+        wanted = tables.desired(
+            self._model, self._hops, self._direct, self._present, self._plane.vip_rows
+        )
+        self._plane.write(tables.plan(self._present, wanted))
+        self._present = wanted
+
+    def _one(self, vip: Vip, server_id: int, event: str) -> dict[str, object]:
+        vip = next(other for other in self._model.vips if other.index == vip.index)
+        server = next(server for server in vip.servers if server.id == server_id)
+        _log.info(f"server {event}", vip=vip.name, server=server.name, id=server.id)
+        return self._describe(vip, server, self._plane.traffic())
+
+    def _describe(self, vip: Vip, server: Server, traffic: dict[int, dict[str, int]]) -> dict[str, object]:
+        nothing = {"connections": 0, "packets": 0, "bytes": 0}
+        return {
+            "vip": vip.name,
+            "name": server.name,
+            "address": str(server.address),
+            "port": server.port,
+            "id": server.id,
+            "state": server.state.value,
+            "reachable": server.address not in self._faults,
+        } | traffic.get(vip.index * SERVER_IDS + server.id, nothing)
+
+
+def _wanted(config: Config) -> list[decide.WantedVip]:
+    return [
+        decide.WantedVip(
+            vip.name,
+            vip.address,
+            vip.port,
+            Policy(vip.policy),
+            tuple(decide.WantedServer(server.name, server.address, server.port) for server in vip.servers),
+        )
+        for vip in config.vips
+    ]
