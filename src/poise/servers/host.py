@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What two-way forwarding needs of the machine around the XDP program, and how to have it back as it was.
+
+Needed, and why no more:
+
+- `forwarding` of each interface in poise.yaml: without it bpf_fib_lookup refuses what comes in there
+  (bpf_ipv4_fib_lookup: FWD_DISABLED), and the kernel does not forward what XDP leaves to it. Not
+  net.ipv4.ip_forward, which makes a router of every interface, and overwrites what was chosen for each.
+- No ICMP redirects: with servers and their way out on one link, they would tell servers a way past poise.
+  Linux sends them if conf.all or the interface says so, hence both; other interfaces keep their own word.
+- A neighbour that does not answer is asked for by broadcast before it is given up (mcast_resolicit): when a
+  gateway or server was replaced, its entry is set right instead of being unusable for a while.
+- XDP sees packets as they were on the wire: none merged (LRO, hardware GRO; GRO, which comes before generic
+  XDP), no VLAN tag taken off.
+- The VIP is an address of this machine, so that it is answered for (ARP, ping).
+
+rp_filter and accept_local stay as they are: what XDP has rewritten never enters the kernel's routing, as it
+leaves by XDP or TC, and what XDP leaves alone comes from where it belongs.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Address
+from itertools import chain
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from poise.config import Config
+from poise.errors import PoiseError
+from poise.kernel import netlink, proc
+from poise.servers.host_settings import Address, Feature, Setting, Sysctl
+
+__all__ = ["Address", "Feature", "Setting", "Sysctl", "check", "plan", "set_up", "undo"]
+
+_BROADCASTS = 3  # as many as for a neighbour that is not known yet (mcast_solicit)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    setting: Setting
+    before: str
+
+
+class _Recording(BaseModel):
+    """What was changed since this boot, in the order of the changes; a reboot undoes all of it by itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    boot: str
+    records: list[_Record]
+
+
+def plan(config: Config, mode: Mapping[str, str]) -> list[Setting]:
+    """The settings that this configuration needs, in the order to make them; `mode`: interface -> XDP mode.
+
+    The VIPs' addresses come last, since they bring packets. Raises PoiseError where an interface is missing.
+    """
+    interfaces = [netlink.interface(name) for name in config.interfaces]
+    vips = dict.fromkeys(vip.address for vip in config.vips)
+    return [
+        *chain.from_iterable(_offloads(found.name, mode.get(found.name)) for found in interfaces),
+        *_sysctls([found.name for found in interfaces]),
+        *(_vip(address, interfaces) for address in vips),
+    ]
+
+
+def set_up(settings: Iterable[Setting], state_file: Path) -> list[str]:
+    """Make those settings that are not as wanted; returns a sentence about each, also about what cannot be.
+
+    The former values are in the state file before anything changes. What it holds already is kept, so this
+    may be called again, with the same or other settings: `undo` leads back to the very first values. Some
+    drivers refuse native XDP while they merge packets: call this before attaching. Raises PoiseError where
+    the kernel refuses a change, or the state file cannot be read or written.
+    """
+    recording, sentences = _current(state_file)
+    records = {record.setting.name: record for record in recording.records}
+    due: list[tuple[Setting, str]] = []
+    for setting in settings:
+        value = setting.read()
+        fault = _fault(setting, value)
+        if value is None or fault is None or setting.fixed():
+            sentences += [fault] if fault else []
+            continue
+        first = records.get(setting.name)
+        records[setting.name] = _Record(setting=setting, before=first.before if first else value)
+        due.append((setting, value))
+    if due:
+        _store(_Recording(boot=recording.boot, records=list(records.values())), state_file)
+    sentences += [_change(setting, value, setting.wanted, setting.why) for setting, value in due]
+    return sentences
+
+
+def check(settings: Iterable[Setting]) -> list[str]:
+    """A sentence about each setting that is not as wanted."""
+    faults = (_fault(setting, setting.read()) for setting in settings)
+    return [fault for fault in faults if fault]
+
+
+def undo(state_file: Path) -> list[str]:
+    """Set back what still has the value that `set_up` gave it, last first; returns a sentence about each.
+
+    What somebody else has changed since is left alone. Then the state file is deleted; without one, or after
+    a reboot, there is nothing to undo. Raises PoiseError where the kernel refuses a change, or the state
+    file cannot be read: it is kept then, and this can be tried again.
+    """
+    recording, sentences = _current(state_file)
+    for record in reversed(recording.records):
+        setting, value = record.setting, record.setting.read()
+        if value is None:
+            sentences.append(f"{setting.name} needs no undoing: the interface is gone")
+        elif value == setting.wanted:
+            sentences.append(_change(setting, value, record.before, "as before"))
+        elif value != record.before:
+            sentences.append(f"{setting.name} is left {value}: it was changed after poise had set it up")
+    _delete(state_file)
+    return sentences
+
+
+def describe(setting: Setting) -> str:
+    """The change that `set_up` would make now, or what is right already, in a sentence."""
+    value = setting.read()
+    if value is None or not setting.met(value):
+        return f"{setting.name}: {value or 'missing'} -> {setting.wanted}, {setting.why}"
+    return f"{setting.name}: {value} already, {setting.why}"
+
+
+def _offloads(interface: str, mode: str | None) -> Iterator[Feature]:
+    merged = "so that XDP sees each packet as it was sent"
+    tagged = "so that XDP sees VLAN tags"
+    features = {
+        "rx-lro": merged,
+        "rx-gro-hw": merged,
+        "rx-vlan-hw-parse": tagged,
+        "rx-vlan-stag-hw-parse": tagged,
+    }
+    if mode == "generic":
+        features["rx-gro"] = merged
+    for feature, why in features.items():
+        yield Feature(interface=interface, feature=feature, why=why)
+
+
+def _sysctls(interfaces: list[str]) -> Iterator[Sysctl]:
+    for name in ("all", *interfaces):
+        yield Sysctl(
+            key=proc.interface_sysctl(name, "send_redirects"),
+            wanted="0",
+            why="so that servers are not told a way past poise",
+        )
+    for name in interfaces:
+        key = proc.interface_sysctl(name, "mcast_resolicit", "neigh")
+        yield Sysctl(
+            key=key,
+            wanted=str(max(_BROADCASTS, int(proc.read_sysctl(key)))),
+            why="so that a server or gateway that was replaced is found again",
+        )
+    for name in interfaces:
+        yield Sysctl(
+            key=proc.interface_sysctl(name, "forwarding"),
+            wanted="1",
+            why="so that replies are routed to clients, and the kernel forwards what is not for a VIP",
+        )
+
+
+def _vip(address: IPv4Address, interfaces: list[netlink.Interface]) -> Address:
+    networks = [(held.network, interface.name) for interface in interfaces for held in interface.addresses]
+    homes = [(network.prefixlen, name) for network, name in networks if address in network]
+    home = max(homes)[1] if homes else "lo"
+    why = "so that this machine answers for the VIP (ARP, ping)"
+    return Address(interface=home, address=address, why=why)
+
+
+def _fault(setting: Setting, value: str | None) -> str | None:
+    if value is None:
+        return f"{setting.name} does not exist: was the interface removed?"
+    if setting.met(value):
+        return None
+    wrong = f"{setting.name} is {value} and should be {setting.wanted}, {setting.why}"
+    return f"{wrong}; this device cannot change it" if setting.fixed() else wrong
+
+
+def _change(setting: Setting, value: str, to: str, why: str) -> str:
+    setting.write(to)
+    after = setting.read()
+    if after != to:
+        return f"{setting.name} stays {after}: the device did not accept {to}"
+    return f"{setting.name}: {value} -> {to}, {why}"
+
+
+def _current(state_file: Path) -> tuple[_Recording, list[str]]:
+    """The recording of this boot, empty if there is none; and what there is to tell about an older one."""
+    boot = proc.read_sysctl("kernel.random.boot_id")
+    try:
+        recording = _Recording.model_validate_json(state_file.read_bytes())
+    except FileNotFoundError:
+        return _Recording(boot=boot, records=[]), []
+    except OSError as error:
+        raise PoiseError(f"cannot read {state_file}: {error.strerror}") from None
+    except ValidationError as error:
+        fault = error.errors()[0]["msg"]
+        raise PoiseError(
+            f"{state_file} is damaged ({fault}), so what poise changed on this machine is not known: "
+            "look over its sysctls, offloads and addresses, and delete the file"
+        ) from None
+    if recording.boot == boot:
+        return recording, []
+    _delete(state_file)
+    return _Recording(boot=boot, records=[]), ["the machine was restarted, which undid its former set-up"]
+
+
+def _store(recording: _Recording, state_file: Path) -> None:
+    """Replace the state file as a whole, and have it on the disk before anything else happens."""
+    new = state_file.with_name(f"{state_file.name}.new")
+    try:
+        state_file.parent.mkdir(parents=True, exist_ok=True)
+        with new.open("w") as file:
+            file.write(recording.model_dump_json(indent=2))
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(state_file)
+        directory = os.open(state_file.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise PoiseError(f"cannot write {state_file}: {error.strerror}") from None
+
+
+def _delete(state_file: Path) -> None:
+    try:
+        state_file.unlink(missing_ok=True)
+    except OSError as error:
+        raise PoiseError(f"cannot delete {state_file}: {error.strerror}") from None

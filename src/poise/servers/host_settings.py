@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of this machine, outside poise, can be set and set back: a sysctl, an offload feature, an address."""
+
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from poise.errors import PoiseError
+from poise.kernel import ethtool, netlink, proc
+
+ABSENT: Final = "absent"
+PRESENT: Final = "present"
+
+
+class _Setting(BaseModel):
+    """Something with a value, which is text; `why` ends the sentence that tells of a change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    why: str
+
+
+class Sysctl(_Setting):
+    """A sysctl; its key as in proc.read_sysctl."""
+
+    kind: Literal["sysctl"] = "sysctl"
+    key: str
+    wanted: str
+
+    @property
+    def name(self) -> str:
+        """What users know it by, and what tells it from other settings."""
+        return self.key
+
+    def read(self) -> str | None:
+        """Its value now; None where it is not there, as its interface is not."""
+        return proc.read_sysctl(self.key) if proc.has_sysctl(self.key) else None
+
+    def met(self, value: str) -> bool:
+        """Whether this value is as good as the wanted one."""
+        return value == self.wanted
+
+    def fixed(self) -> bool:
+        """Whether the value cannot be changed."""
+        return False
+
+    def write(self, value: str) -> None:
+        """Set it; raises PoiseError where that fails."""
+        proc.write_sysctl(self.key, value)
+
+
+class Feature(_Setting):
+    """An offload feature of an interface, by the kernel's name; it is to be off."""
+
+    kind: Literal["feature"] = "feature"
+    interface: str
+    feature: str
+    wanted: Literal["off"] = "off"
+
+    @property
+    def name(self) -> str:
+        """What users know it by, and what tells it from other settings."""
+        return f"{self.feature} of {self.interface}"
+
+    def read(self) -> str | None:
+        """Its value now: "on" or "off", as also where it is lacking; None where there is no interface."""
+        feature = self._feature()
+        return None if feature is None else "on" if feature.active else "off"
+
+    def met(self, value: str) -> bool:
+        """Whether this value is as good as the wanted one."""
+        return value == self.wanted
+
+    def fixed(self) -> bool:
+        """Whether the value cannot be changed."""
+        feature = self._feature()
+        return feature is not None and feature.fixed
+
+    def write(self, value: str) -> None:
+        """Set it; raises PoiseError where that fails. The device may not obey: `read` tells."""
+        ethtool.set_features(self.interface, {self.feature: value == "on"})
+
+    def _feature(self) -> ethtool.Feature | None:
+        if netlink.interface_index(self.interface) is None:
+            return None
+        lacking = ethtool.Feature(active=False, fixed=True)
+        return ethtool.features(self.interface).get(self.feature, lacking)
+
+
+class Address(_Setting):
+    """An address of this machine; where no interface has it, this one gets it as a /32."""
+
+    kind: Literal["address"] = "address"
+    interface: str
+    address: IPv4Address
+    wanted: Literal["present"] = "present"
+
+    @property
+    def name(self) -> str:
+        """What users know it by, and what tells it from other settings."""
+        return f"{self.address}/32 on {self.interface}"
+
+    def read(self) -> str | None:
+        """Its value now: "present", "absent", or where else it is: "on eth1 as 192.0.2.10/24"."""
+        index = netlink.interface_index(self.interface)
+        if index is None:
+            return None
+        found = [(holder, address) for holder, address in netlink.addresses() if address.ip == self.address]
+        if (index, self._prefix) in found:
+            return PRESENT
+        return f"on {netlink.interface_name(found[0][0])} as {found[0][1]}" if found else ABSENT
+
+    def met(self, value: str) -> bool:
+        """Whether this value is as good as the wanted one."""
+        return value != ABSENT
+
+    def fixed(self) -> bool:
+        """Whether the value cannot be changed."""
+        return False
+
+    def write(self, value: str) -> None:
+        """Add or remove it; raises PoiseError where that fails."""
+        index = netlink.interface_index(self.interface)
+        if index is None:
+            raise PoiseError(f"cannot change {self.name}: the interface is gone")
+        change = netlink.add_address if value == PRESENT else netlink.delete_address
+        change(index, self._prefix)
+
+    @property
+    def _prefix(self) -> IPv4Interface:
+        return IPv4Interface((self.address, 32))
+
+
+Setting = Annotated[Sysctl | Feature | Address, Field(discriminator="kind")]
