@@ -170,42 +170,39 @@ def _end(server: uvicorn.Server, socket: Path) -> None:
 
 def _listen(path: Path) -> sockets.socket:
     """A listening unix socket at `path` with mode 0600; makes its directory, replaces a stale socket."""
+    check_free(path)
     listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
     try:
         if not path.parent.exists():
             path.parent.mkdir(parents=True)
             path.parent.chmod(0o755)  # whatever the umask
-        _remove_stale(path)
         listener.bind(str(path))
         path.chmod(0o600)  # before listen(): until then nobody can connect
         listener.listen()
     except OSError as error:
         listener.close()
         raise PoiseError(f"cannot listen on {path}: {error.strerror or error}") from error
-    except PoiseError:
-        listener.close()
-        raise
     return listener
 
 
-def _remove_stale(path: Path) -> None:
+def check_free(path: Path) -> None:
     """Remove a socket that nobody listens on; raises PoiseError if somebody does, or it is no socket."""
     try:
-        mode = path.lstat().st_mode
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise PoiseError(f"cannot listen on {path}: a file that is no socket is there, move it away")
+        with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            probe.connect(str(path))
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(mode):
-        raise PoiseError(f"cannot listen on {path}: a file that is no socket is there, move it away")
-    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except BlockingIOError:  # somebody listens and is busy
-            pass
-    raise PoiseError(f"poise is already running: it listens on {path}")
+    except ConnectionRefusedError:
+        path.unlink(missing_ok=True)
+        return
+    except BlockingIOError:  # somebody listens and is busy
+        pass
+    except OSError as error:
+        raise PoiseError(f"cannot listen on {path}: {error.strerror or error}") from error
+    raise PoiseError(f"another process listens on {path}: stop it first")
 
 
 def _decoded(body: bytes) -> object:
