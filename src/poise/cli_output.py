@@ -2,7 +2,6 @@
 """What commands print: tables and sentences for people, one JSON value for programs."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
@@ -11,7 +10,7 @@ import typer
 Output = Literal["text", "json"]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Print for people or for programs.")]
 
-_UNLIMITED: Final = 10_000  # columns, where no terminal limits a line
+_WIDTH: Final = 10_000  # characters: a terminal wraps a long line more legibly than a table its columns
 
 
 def print_json(value: object) -> None:
@@ -28,11 +27,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> No
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         numbers = all(_is_number(row[column]) for row in rows)
-        table.add_column(Text(column), justify="right" if numbers else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*(Text(_cell(row[column])) for column in columns))
-    width = None if sys.stdout.isatty() else _UNLIMITED
-    Console(width=width, highlight=False).print(table)
+    Console(width=_WIDTH, highlight=False).print(table)
 
 
 def _is_number(value: object) -> bool:
