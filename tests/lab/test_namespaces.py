@@ -44,10 +44,12 @@ def runs(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)], ids=["SIGTERM", "Ctrl-C"]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, -signal.SIGINT)],
+    ids=["SIGTERM", "closed terminal", "Ctrl-C"],
 )
 def test_an_interrupted_lab_leaves_nothing_behind(number: int, code: int) -> None:
-    """Ctrl-C and SIGTERM undo namespaces, processes and files before the program ends."""
+    """Every way to stop a program undoes namespaces, processes and files before it ends."""
     holder, name, directory, pid = hold_a_lab()
     assert namespaces_of(name)
     holder.send_signal(number)

@@ -37,7 +37,11 @@ class Balancer:
         while not self._answers():
             # Waiting for its end is the pause between two tries, and ends at once when it has failed.
             if time.monotonic() > deadline or self._ended_within(0.05):
-                raise LabError(f"`poise up` did not start; its log says:\n{self.log.read_text()}")
+                said = self.log.read_text().strip()
+                refusal = said.splitlines()[-1:] if self.pid is None else []
+                if refusal and refusal[0].startswith("poise: "):  # a sentence for users
+                    raise LabError(refusal[0].removeprefix("poise: "))
+                raise LabError(f"`poise up` did not start; its log says:\n{said}")
 
     def kill(self) -> None:
         """SIGKILL, as the kernel's out-of-memory killer would; what it pinned stays."""

@@ -25,6 +25,7 @@ NETNS = Path("/run/netns")
 BPFFS = Path("/sys/fs/bpf")
 CLONE_NEWNET = 0x40000000
 GRACE = 3.0  # seconds a process gets between SIGTERM and SIGKILL
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count()
@@ -213,8 +214,8 @@ class Namespace:
 class Lab:
     """The namespaces, links, files and processes of one run, as a context manager.
 
-    Leaving it undoes everything, also after an exception, Ctrl-C or SIGTERM (which, while the lab stands in
-    the main thread, raises SystemExit(143)). What a killed run left is swept when the next lab is entered.
+    Leaving it undoes everything, also after an exception, Ctrl-C, SIGTERM or SIGHUP (which raise SystemExit
+    while the lab stands in the main thread). What a killed run left is swept when the next lab is entered.
     """
 
     def __init__(self) -> None:
@@ -227,7 +228,7 @@ class Lab:
             raise LabError("only root can make network namespaces: run this as root")
         try:
             sweep()
-            self._undo.enter_context(_sigterm_raises())
+            self._undo.enter_context(_signals_raise())
             # Before the first thing is made: an interrupt between making and noting would leave it behind.
             self._undo.callback(shutil.rmtree, self.pins, ignore_errors=True)
             self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
@@ -250,9 +251,8 @@ class Lab:
         """What a kind of lab makes when it is entered."""
 
     def close(self) -> None:
-        """Undo everything; Ctrl-C and SIGTERM wait until it is done."""
-        signals = {signal.SIGINT, signal.SIGTERM}
-        former = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        """Undo everything; Ctrl-C, SIGTERM and SIGHUP wait until it is done."""
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *_ENDING})
         try:
             self._undo.close()
         finally:
@@ -273,9 +273,12 @@ class Lab:
                 *("peer", "name", b_name, "netns", b.name),
             ]
         )
-        for namespace, interface in ((a, a_name), (b, b_name)):
-            namespace.offloads(interface)
-            namespace.ip(f"link set {interface} up")
+        # When a veth is set up, it looks whether its peer has GRO on, and only then lets XDP redirect to it
+        # (veth_set_xdp_features): hence first the offloads of both.
+        a.offloads(a_name)
+        b.offloads(b_name)
+        a.ip(f"link set {a_name} up")
+        b.ip(f"link set {b_name} up")
 
 
 def sweep() -> list[str]:
@@ -304,17 +307,19 @@ def _owner_is_dead(name: str) -> bool:
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
+def _signals_raise() -> Iterator[None]:
+    """Turn signals that would end this process at once into SystemExit; other threads cannot set handlers."""
+    numbers = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in numbers:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)

@@ -21,7 +21,7 @@ from poise.lab.namespaces import Lab, Namespace
 from poise.lab.nginx import PORT, Nginx
 
 ROUTED_VIP = IPv4Address("10.9.0.1")  # in nobody's subnet: clients reach it by their default route
-ON_LINK_VIP = IPv4Address("10.1.0.100")  # in the clients' subnet: they ask for it by ARP
+ON_LINK_VIP = IPv4Address("10.1.0.100")  # in the clients' subnet: they ask for it by ARP, and poise answers
 CLIENTS_GATEWAY = IPv4Interface("10.1.0.1/24")
 SERVERS_GATEWAY = IPv4Interface("10.2.0.1/24")
 WAN_ROUTER = 2  # its host number in the clients' subnet
@@ -173,9 +173,6 @@ class ServersLab(Lab):
             f"address add {CLIENTS_GATEWAY} dev {self.interfaces[0]}",
             f"address add {SERVERS_GATEWAY} dev {self.interfaces[-1]}",
         )
-        if self.vip == ON_LINK_VIP:
-            # So that the kernel answers ARP for it.
-            self.router.ip(f"address add {self.vip}/32 dev lo")
 
     def _build_server(self, name: str, number: int) -> None:
         namespace = self.add_host(name, SERVERS_GATEWAY, number)
