@@ -18,7 +18,6 @@ rp_filter and accept_local stay as they are: what XDP has rewritten never enters
 leaves by XDP or TC, and what XDP leaves alone comes from where it belongs.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 from itertools import chain
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from poise import durable
 from poise.config import Config
 from poise.errors import PoiseError
 from poise.kernel import netlink, proc
@@ -85,7 +85,8 @@ def set_up(settings: Iterable[Setting], state_file: Path) -> list[str]:
         records[setting.name] = _Record(setting=setting, before=first.before if first else value)
         due.append((setting, value))
     if due:
-        _store(_Recording(boot=recording.boot, records=list(records.values())), state_file)
+        changed = _Recording(boot=recording.boot, records=list(records.values()))
+        durable.write(state_file, changed.model_dump_json(indent=2).encode())
     sentences += [_change(setting, value, setting.wanted, setting.why) for setting, value in due]
     return sentences
 
@@ -205,25 +206,6 @@ def _current(state_file: Path) -> tuple[_Recording, list[str]]:
         return recording, []
     _delete(state_file)
     return _Recording(boot=boot, records=[]), ["the machine was restarted, which undid its former set-up"]
-
-
-def _store(recording: _Recording, state_file: Path) -> None:
-    """Replace the state file as a whole, and have it on the disk before anything else happens."""
-    new = state_file.with_name(f"{state_file.name}.new")
-    try:
-        state_file.parent.mkdir(parents=True, exist_ok=True)
-        with new.open("w") as file:
-            file.write(recording.model_dump_json(indent=2))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(state_file)
-        directory = os.open(state_file.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        raise PoiseError(f"cannot write {state_file}: {error.strerror}") from None
 
 
 def _delete(state_file: Path) -> None:

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must outlive a reboot: which id is which server's, and the key of the cookie."""
 
-import json
-import os
 import secrets
-from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from poise import durable
 from poise.errors import PoiseError
 from poise.servers.model import Model
 
@@ -32,7 +29,7 @@ def load_model(path: Path) -> Model:
 
 def save_model(path: Path, model: Model) -> None:
     """Save the model, so that a power cut leaves the old file or the new one."""
-    write_durably(path, _MODEL.dump_json(model, indent=1), 0o644)
+    durable.write(path, _MODEL.dump_json(model, indent=1))
 
 
 def load_key(path: Path) -> bytes:
@@ -42,7 +39,7 @@ def load_key(path: Path) -> bytes:
         text = path.read_text().strip()
     except FileNotFoundError:
         key = secrets.token_bytes(KEY_BYTES)
-        write_durably(path, key.hex().encode() + b"\n", 0o600)
+        durable.write(path, key.hex().encode() + b"\n", 0o600)
         return key
     except OSError as error:
         raise PoiseError(f"cannot read the cookie key {path}: {error.strerror}") from None
@@ -55,26 +52,6 @@ def load_key(path: Path) -> bytes:
     if len(key) != KEY_BYTES:
         raise PoiseError(f"the cookie key {path} is not {KEY_BYTES} bytes in hexadecimal: restore it")
     return key
-
-
-def write_durably(path: Path, data: bytes, mode: int) -> None:
-    """Replace a file at once, on disk before this returns; PoiseError if it cannot be written."""
-    new = path.with_name(path.name + ".new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with open(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        raise PoiseError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _first_line(error: Exception) -> str:
