@@ -33,7 +33,9 @@ _SCALARS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 class Layout(Protocol):
     """How a value of one C type lies in memory."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """How many bytes it takes."""
 
     def pack(self, value: Any) -> bytes:
         """Return the bytes of the value."""
@@ -171,7 +173,9 @@ class Btf:
                 element_id, _, count = struct.unpack("=III", entry.extra)
                 element = self.layout(element_id)
                 size = element.size * count
-                return Bytes(size) if element.size == 1 else Array(size, element)
+                if element.size == 1:
+                    return Bytes(size)
+                return Array(size, element)
             case k if k == STRUCT:
                 return Struct(entry.name, entry.size, self._members(entry))
         msg = f"BTF type {entry.name or type_id} has no layout that poise can read"

@@ -116,9 +116,7 @@ class Link:
     def attach_xdp(cls, program: Program, ifindex: int, flags: int) -> "Link":
         """Attach the program to an interface; flags as XDP_FLAGS_* in linux/if_link.h."""
         options = _LinkCreateOptions(sz=ctypes.sizeof(_LinkCreateOptions), flags=flags)
-        fd = library().bpf_link_create(
-            program.fd, ifindex, LINK_TYPE_XDP_ATTACHMENT, ctypes.byref(options)
-        )
+        fd = library().bpf_link_create(program.fd, ifindex, LINK_TYPE_XDP_ATTACHMENT, ctypes.byref(options))
         return cls(check(f"attach BPF program {program.name}", fd))
 
     @classmethod

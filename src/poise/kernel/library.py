@@ -39,6 +39,7 @@ _POINTERS = (
     "btf__raw_data",
 )
 _messages: list[str] = []
+_callbacks: list[object] = []  # libbpf holds only a pointer to what is called
 
 
 @cache
@@ -62,8 +63,9 @@ def library() -> ctypes.CDLL:
             _messages.append(line.value.decode(errors="replace"))
         return 0
 
-    lib.kept_callback = _PRINT(keep)  # the library holds only a pointer to it
-    lib.libbpf_set_print(lib.kept_callback)
+    callback = _PRINT(keep)
+    _callbacks.append(callback)
+    lib.libbpf_set_print(callback)
     return lib
 
 

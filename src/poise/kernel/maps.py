@@ -83,7 +83,9 @@ class Map:
 
     def set(self, key: Any, value: Any) -> None:
         """Write one value; MapError if the map is full."""
-        self._check("write", library().bpf_map_update_elem(self.fd, self.key.pack(key), self._encode(value), 0))
+        self._check(
+            "write", library().bpf_map_update_elem(self.fd, self.key.pack(key), self._encode(value), 0)
+        )
 
     def delete(self, key: Any) -> None:
         """Remove a key, if it is there."""

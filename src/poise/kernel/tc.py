@@ -4,8 +4,8 @@
 import ctypes
 import errno
 
-from poise.kernel.library import BpfError, check, library
 from poise.kernel.libbpf import Program
+from poise.kernel.library import BpfError, check, library
 
 _INGRESS = 1  # BPF_TC_INGRESS
 _BOTH = 3  # with BPF_TC_EGRESS: the clsact qdisc as a whole

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from poise.errors import PoiseError
-from poise.kernel.library import BpfError, check, library
 from poise.kernel.libbpf import Link, Program
+from poise.kernel.library import BpfError, check, library
 
 Mode = Literal["native", "generic"]
 
@@ -30,7 +30,10 @@ class _QueryOptions(ctypes.Structure):
 
 def _query(ifindex: int) -> _QueryOptions:
     options = _QueryOptions(sz=ctypes.sizeof(_QueryOptions))
-    check(f"ask for the XDP program of interface {ifindex}", library().bpf_xdp_query(ifindex, 0, ctypes.byref(options)))
+    check(
+        f"ask for the XDP program of interface {ifindex}",
+        library().bpf_xdp_query(ifindex, 0, ctypes.byref(options)),
+    )
     return options
 
 

@@ -55,7 +55,7 @@ def find_vip(model: Model, name: str | None) -> Vip:
 
 
 def find_server(vip: Vip, name: str) -> Server:
-    """Return the server of that name, or of that ADDRESS:PORT; one still on the list goes before one off it."""
+    """Return the server of that name or ADDRESS:PORT; one still on the list goes before one off it."""
     for server in sorted(vip.servers, key=lambda server: server.state in GONE):
         if name in (server.name, f"{server.address}:{server.port}"):
             return server

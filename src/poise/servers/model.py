@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from poise.errors import NotFoundError, PoiseError
 
@@ -79,7 +79,7 @@ class Hop:
     valid: the kernel would send there now; otherwise it is the last hop that was known.
     """
 
-    neighbour: IPv4Address | None
+    neighbour: IPv4Address | IPv6Address | None
     ifindex: int
     mac: bytes
     interface_mac: bytes
