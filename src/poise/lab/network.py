@@ -19,6 +19,7 @@ from poise.lab import relay
 from poise.lab.balancer import Balancer
 from poise.lab.namespaces import Lab, Namespace
 from poise.lab.nginx import PORT, Nginx
+from poise.lab.xdp_pass import pass_everything
 
 ROUTED_VIP = IPv4Address("10.9.0.1")  # in nobody's subnet: clients reach it by their default route
 ON_LINK_VIP = IPv4Address("10.1.0.100")  # in the clients' subnet: they ask for it by ARP, and poise answers
@@ -26,6 +27,8 @@ CLIENTS_GATEWAY = IPv4Interface("10.1.0.1/24")
 SERVERS_GATEWAY = IPv4Interface("10.2.0.1/24")
 WAN_ROUTER = 2  # its host number in the clients' subnet
 WAN = IPv4Network("10.3.0.0/24")
+TWO_ARMS = ["clients", "servers"]
+ONE_ARM = ["lan"]
 FIRST_HOST = 10  # the first client is 10.1.0.11, the first server 10.2.0.11
 
 _HOST_SETTINGS = {
@@ -67,7 +70,7 @@ class ServersLab(Lab):
         super().__init__()
         self.vip = ROUTED_VIP if vip == "routed" else ON_LINK_VIP
         self.port = PORT
-        self.interfaces = ["clients", "servers"] if arms == 2 else ["lan"]
+        self.interfaces = TWO_ARMS if arms == 2 else ONE_ARM
         self.clients: list[Namespace] = []
         self.servers: list[Nginx] = []
         self._sizes = (clients, servers)
@@ -169,6 +172,8 @@ class ServersLab(Lab):
             )
             self.link(self.router, interface, self.switch, port)
             self.switch.ip(f"link set {port} master {bridge}")
+            if self.interfaces == ONE_ARM:
+                pass_everything(self.switch, port)
         self.router.ip(
             f"address add {CLIENTS_GATEWAY} dev {self.interfaces[0]}",
             f"address add {SERVERS_GATEWAY} dev {self.interfaces[-1]}",
