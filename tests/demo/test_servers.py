@@ -9,13 +9,27 @@ from pathlib import Path
 
 import pytest
 
+from poise.demo.servers import Outcome, report
+from poise.errors import PoiseError
+from poise.lab.long_lived import LongLivedCounts
 from poise.lab.namespaces import NETNS
-
-pytestmark = pytest.mark.root
+from poise.lab.short_requests import ShortRequestsCounts
 
 POISE = str(Path(sys.executable).with_name("poise"))
 
 
+def test_a_connection_that_poise_broke_fails_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo does not gloss over its own failure: it prints what was counted, and ends with a sentence."""
+    broken = Outcome(LongLivedCounts(opened=2000, broken=3, reasons={"reset": 3}), ShortRequestsCounts())
+    whole = Outcome(LongLivedCounts(opened=2000), ShortRequestsCounts(served=5000))
+    with pytest.raises(PoiseError, match="poise broke 3 of 2000 connections: 3 reset"):
+        report("json", broken, whole)
+    assert json.loads(capsys.readouterr().out)["poise"]["broken"] == 3
+    report("text", whole, broken)
+    assert "3 reset" in capsys.readouterr().out
+
+
+@pytest.mark.root
 @pytest.mark.slow
 def test_poise_breaks_no_connection_where_a_plain_hash_breaks_most() -> None:
     """The promise of the whole level as a user first sees it, in one JSON value that the clients counted."""
@@ -33,6 +47,7 @@ def test_poise_breaks_no_connection_where_a_plain_hash_breaks_most() -> None:
         assert 0 < outcome["p99_ms"] < 1000
 
 
+@pytest.mark.root
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_demo_cleans_up(number: int, code: int) -> None:
     """Ctrl-C in the middle of the demo leaves neither namespaces nor programs nor files."""

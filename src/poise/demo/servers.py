@@ -75,6 +75,12 @@ def main(output: Literal["text", "json"]) -> int:
             poise, plain = _both_rounds(narrator)
     except KeyboardInterrupt:
         return 130
+    report(output, poise, plain)
+    return 0
+
+
+def report(output: Literal["text", "json"], poise: Outcome, plain: Outcome) -> None:
+    """Print both outcomes; raises PoiseError if poise broke a connection."""
     if output == "json":
         print_json({"poise": poise.numbers(), "hash": plain.numbers()})
     else:
@@ -84,7 +90,6 @@ def main(output: Literal["text", "json"]) -> int:
             f"poise broke {poise.long_lived.broken} of {poise.long_lived.opened} connections: "
             f"{_reasons(poise.long_lived.reasons)}"
         )
-    return 0
 
 
 def _both_rounds(narrator: Narrator) -> tuple[Outcome, Outcome]:
