@@ -30,15 +30,16 @@ static __always_inline bool may_connect(const struct vip *vip, __u32 id)
 }
 
 /* The server of a SYN: any will do, unless it repeats one that has been placed. */
-static __always_inline int place(const struct packet *packet, const struct vip *vip, const struct settings *settings,
-				 __u64 hash, bool has_timestamp, bool *connects)
+static __always_inline int place(const struct packet *packet, const struct vip *vip, __u64 hash,
+				 bool has_timestamp, bool *connects)
 {
-	struct handshake_row *row = handshake_row(settings, hash);
+	struct handshake_row *row = handshake_row(hash);
 	__u32 isn = bpf_ntohl(packet->tcp->seq);
 	struct handshake seen;
+	bool known = handshake_find(row, hash, &seen);
 	int id;
 
-	if (handshake_find(row, hash, &seen) && row->isn[seen.way] == isn && may_connect(vip, seen.server)) {
+	if (known && row->isn[seen.way] == isn && may_connect(vip, seen.server)) {
 		count(EVENT_SYN_RETRANSMITTED);
 		return seen.server;
 	}
@@ -52,17 +53,16 @@ static __always_inline int place(const struct packet *packet, const struct vip *
 	if (id == NO_SERVER)
 		return NO_SERVER;
 	*connects = true;
-	handshake_put(row, hash, isn, id, 0, HANDSHAKE_USED);
+	handshake_put(row, known ? &seen : NULL, hash, isn, id, 0, HANDSHAKE_USED);
 	return id;
 }
 
 /* The server of a segment without a usable echo: as remembered, else by hash; of a reset, all. */
-static __always_inline int follow_without_echo(const struct packet *packet, const struct vip *vip,
-					       const struct settings *settings, __u64 hash)
+static __always_inline int follow_without_echo(const struct packet *packet, const struct vip *vip, __u64 hash)
 {
 	struct handshake seen;
 
-	if (handshake_find(handshake_row(settings, hash), hash, &seen)) {
+	if (handshake_find(handshake_row(hash), hash, &seen)) {
 		count(EVENT_NO_TIMESTAMP_REMEMBERED);
 		return seen.server;
 	}
@@ -73,20 +73,19 @@ static __always_inline int follow_without_echo(const struct packet *packet, cons
 }
 
 /* What the server is to see in place of the echo. */
-static __always_inline __u32 restore_echo(const struct settings *settings, __u64 hash, __u32 tsecr)
+static __always_inline __u32 restore_echo(__u64 hash, __u32 tsecr)
 {
 	struct handshake seen;
 
 	if (tsecr & COOKIE_MARK)
 		return cookie_strip(tsecr);
-	if (handshake_find(handshake_row(settings, hash), hash, &seen) && (seen.flags & HANDSHAKE_ANSWERED))
+	if (handshake_find(handshake_row(hash), hash, &seen) && (seen.flags & HANDSHAKE_ANSWERED))
 		return handshake_restore(&seen, tsecr);
 	count(EVENT_HANDSHAKE_UNKNOWN);
 	return cookie_strip(tsecr);
 }
 
-static __always_inline int to_server(struct xdp_md *ctx, struct packet *packet, const struct settings *settings,
-				     const struct vip *vip)
+static __always_inline int to_server(struct xdp_md *ctx, struct packet *packet, const struct vip *vip)
 {
 	__u32 header_length = tcp_header_length(packet);
 	struct timestamp *timestamp;
@@ -103,25 +102,24 @@ static __always_inline int to_server(struct xdp_md *ctx, struct packet *packet, 
 	if (packet->ip->ttl <= 1)
 		return with_event(EVENT_DROP_TTL_EXPIRED, XDP_DROP);
 
-	hash = flow_hash(settings, packet->ip->saddr, packet->tcp->source, packet->ip->daddr, packet->tcp->dest,
-			 IPPROTO_TCP);
+	hash = flow_hash(vip, packet->ip->saddr, packet->tcp->source);
 	timestamp = find_timestamp(ctx, packet, header_length);
 
 	if (packet->tcp->syn && !packet->tcp->ack) {
-		id = place(packet, vip, settings, hash, timestamp, &connects);
+		id = place(packet, vip, hash, timestamp, &connects);
 	} else if (vip->policy == POLICY_HASH) {
 		id = select_by_hash(vip, hash);
 	} else if (timestamp && packet->tcp->ack) {
 		__u32 tsecr = bpf_ntohl(timestamp->tsecr);
 
 		id = cookie_server(tsecr, hash);
-		change = rewrite_timestamp(packet, &timestamp->tsecr, restore_echo(settings, hash, tsecr));
+		change = rewrite_timestamp(packet, &timestamp->tsecr, restore_echo(hash, tsecr));
 	} else {
 		/* RFC 7323, section 3.2: TSecr counts only where ACK is set. */
-		id = follow_without_echo(packet, vip, settings, hash);
+		id = follow_without_echo(packet, vip, hash);
 	}
 	if (id == ALL_SERVERS)
-		return to_slow_path(packet, settings, EVENT_RESET_TO_ALL);
+		return to_slow_path(packet, EVENT_RESET_TO_ALL);
 	if (id == NO_SERVER)
 		return reply_reset(ctx, packet, EVENT_RESET_NO_SERVER);
 
@@ -129,10 +127,11 @@ static __always_inline int to_server(struct xdp_md *ctx, struct packet *packet, 
 	server = bpf_map_lookup_elem(&servers, &server_at);
 	if (!server || server->state == SERVER_NONE)
 		return with_event(EVENT_DROP_UNKNOWN_SERVER, XDP_DROP);
-	if (server->state == SERVER_CUT)
-		return reply_reset(ctx, packet, EVENT_RESET_OF_CUT_SERVER);
-	if (!server->ifindex)
+	if (!server->ifindex) {
+		if (server->state == SERVER_CUT)
+			return reply_reset(ctx, packet, EVENT_RESET_OF_CUT_SERVER);
 		return with_event(EVENT_DROP_SERVER_UNREACHABLE, XDP_DROP);
+	}
 
 	count_traffic(server_at, bpf_ntohs(packet->ip->tot_len), connects);
 	rewrite_end(packet, &packet->ip->daddr, &packet->tcp->dest, server->address, server->port, age(packet->ip),
@@ -142,45 +141,41 @@ static __always_inline int to_server(struct xdp_md *ctx, struct packet *packet, 
 }
 
 /* Marks the server's timestamp with the cookie; returns what the TCP checksum owes for it. */
-static __always_inline __u64 stamp(const struct packet *packet, const struct settings *settings,
-				   const struct origin *origin, struct timestamp *timestamp)
+static __always_inline __u64 stamp(const struct packet *packet, const struct vip *vip, __u32 server,
+				   struct timestamp *timestamp)
 {
 	bool is_synack = packet->tcp->syn;
 	__u32 tsval = bpf_ntohl(timestamp->tsval);
-	__u64 hash = flow_hash(settings, packet->ip->daddr, packet->tcp->dest, origin->address, origin->port,
-			       IPPROTO_TCP);
+	__u64 hash = flow_hash(vip, packet->ip->daddr, packet->tcp->dest);
 
 	if (is_synack) {
-		struct handshake_row *row = handshake_row(settings, hash);
 		__u32 isn = bpf_ntohl(packet->tcp->ack_seq) - 1;
 
-		if (!handshake_answer(row, hash, isn, origin->server, tsval)) {
+		if (!handshake_answer(handshake_row(hash), hash, isn, server, tsval))
 			count(EVENT_SYNACK_UNEXPECTED);
-			handshake_put(row, hash, isn, origin->server, tsval, HANDSHAKE_USED | HANDSHAKE_ANSWERED);
-		}
 	}
-	return rewrite_timestamp(packet, &timestamp->tsval,
-				 cookie_stamp(tsval, hash, origin->server, is_synack));
+	return rewrite_timestamp(packet, &timestamp->tsval, cookie_stamp(tsval, hash, server, is_synack));
 }
 
-static __always_inline bool is_direct(const struct settings *settings, __be32 address)
+static __always_inline bool is_direct(__be32 address)
 {
+	const struct settings *settings = get_settings();
 	struct prefix prefix = { 32, address };
 
-	return settings->direct_prefixes && bpf_map_lookup_elem(&direct, &prefix);
+	return settings && settings->direct_prefixes && bpf_map_lookup_elem(&direct, &prefix);
 }
 
-static __always_inline int to_client(struct xdp_md *ctx, struct packet *packet, const struct settings *settings,
+static __always_inline int to_client(struct xdp_md *ctx, struct packet *packet, const struct vip *vip,
 				     const struct origin *origin)
 {
 	__u32 header_length = tcp_header_length(packet);
 	struct bpf_fib_lookup route = {
 		.family = AF_INET,
 		.l4_protocol = IPPROTO_TCP,
-		.sport = origin->port,
+		.sport = vip->end.port,
 		.dport = packet->tcp->dest,
 		.tot_len = bpf_ntohs(packet->ip->tot_len),
-		.ipv4_src = origin->address,
+		.ipv4_src = vip->end.address,
 		.ipv4_dst = packet->ip->daddr,
 		.ifindex = ctx->ingress_ifindex,
 	};
@@ -190,7 +185,7 @@ static __always_inline int to_client(struct xdp_md *ctx, struct packet *packet, 
 
 	if (packet->tcp->syn && !packet->tcp->ack)
 		return with_event(EVENT_PASS_SERVER_CONNECTS, XDP_PASS);
-	if (is_direct(settings, packet->ip->daddr))
+	if (is_direct(packet->ip->daddr))
 		return with_event(EVENT_PASS_DIRECT, XDP_PASS);
 	result = bpf_fib_lookup(ctx, &route, sizeof(route), 0);
 	if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
@@ -199,7 +194,7 @@ static __always_inline int to_client(struct xdp_md *ctx, struct packet *packet, 
 		return with_event(EVENT_DROP_FRAGMENT, XDP_DROP);
 	if (!header_length)
 		return with_event(EVENT_DROP_MALFORMED, XDP_DROP);
-	if (origin->state == SERVER_CUT)
+	if (origin->cut)
 		return with_event(EVENT_DROP_REPLY_OF_CUT_SERVER, XDP_DROP);
 	if (packet->ip->ttl <= 1)
 		return with_event(EVENT_PASS_REPLY_TTL_EXPIRED, XDP_PASS);
@@ -211,15 +206,15 @@ static __always_inline int to_client(struct xdp_md *ctx, struct packet *packet, 
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return with_event(EVENT_PASS_NO_ROUTE, XDP_PASS);
 
-	if (origin->policy != POLICY_HASH) {
+	if (vip->policy != POLICY_HASH) {
 		timestamp = find_timestamp(ctx, packet, header_length);
 		if (timestamp)
-			change = stamp(packet, settings, origin, timestamp);
+			change = stamp(packet, vip, origin->server, timestamp);
 	}
-	rewrite_end(packet, &packet->ip->saddr, &packet->tcp->source, origin->address, origin->port, age(packet->ip),
-		    change);
+	rewrite_end(packet, &packet->ip->saddr, &packet->tcp->source, vip->end.address, vip->end.port,
+		    age(packet->ip), change);
 	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
-		return to_slow_path(packet, settings, EVENT_NEIGHBOUR_UNRESOLVED);
+		return to_slow_path(packet, EVENT_NEIGHBOUR_UNRESOLVED);
 	set_mac(packet->eth->h_dest, route.dmac);
 	set_mac(packet->eth->h_source, route.smac);
 	return send(ctx, route.ifindex);
@@ -228,11 +223,10 @@ static __always_inline int to_client(struct xdp_md *ctx, struct packet *packet, 
 SEC("xdp")
 int balancer(struct xdp_md *ctx)
 {
-	struct settings *settings = get_settings();
 	struct packet packet;
 	struct origin *origin;
-	struct service end;
 	struct vip *vip;
+	__u32 row;
 
 	switch (parse(&packet, (void *)(long)ctx->data, (void *)(long)ctx->data_end)) {
 	case PARSED:
@@ -246,18 +240,17 @@ int balancer(struct xdp_md *ctx)
 	case PARSED_TRUNCATED:
 		return with_event(EVENT_PASS_TRUNCATED, XDP_PASS);
 	}
-	if (!settings)
-		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
-
-	vip = find_vip(settings, packet.ip->daddr, packet.tcp->dest);
+	vip = find_vip(packet.ip->daddr, packet.tcp->dest);
 	if (vip)
-		return to_server(ctx, &packet, settings, vip);
+		return to_server(ctx, &packet, vip);
 
-	end = (struct service){ .address = packet.ip->saddr, .port = packet.tcp->source, .protocol = IPPROTO_TCP };
-	origin = bpf_map_lookup_elem(&origins, &end);
-	if (origin)
-		return to_client(ctx, &packet, settings, origin);
-
+	origin = find_origin(packet.ip->saddr, packet.tcp->source);
+	if (origin) {
+		row = origin->vip_row;
+		vip = bpf_map_lookup_elem(&vips, &row);
+		if (vip)
+			return to_client(ctx, &packet, vip, origin);
+	}
 	return with_event(EVENT_PASS_UNRELATED, XDP_PASS);
 }
 

@@ -14,10 +14,12 @@
 
 enum limits {
 	MAX_VIPS = 128,
-	VIP_ROWS = 4096,	/* of each half of the VIP table, see tables.h */
+	VIP_ROWS = 4096,
+	ORIGIN_ROWS = 32768,
+	PROBES = 8,		/* rows of these two in which an end may stand, see tables.h */
 	SERVER_IDS = 512,	/* per VIP: the cookie has nine bits */
 	MAX_DIRECT_PREFIXES = 1024,
-	DEFAULT_HANDSHAKE_ROWS = 65536,
+	DEFAULT_HANDSHAKE_ROWS = 16384,
 	HANDSHAKE_WAYS = 3,
 	/* Copies of resets without timestamp that each CPU may send per second, see slowpath.h. */
 	RESET_COPIES_PER_SECOND = 20000,
@@ -38,8 +40,9 @@ enum policy {
 
 struct vip {
 	struct service end;
-	__u32 index;	/* row of servers, traffic and turns */
-	__u32 pool;	/* where new connections go; two per VIP, so that one can be replaced whole */
+	__u64 hash_state[4];	/* of SipHash, once it has taken in `end`, see cookie.h */
+	__u32 index;		/* row of servers, traffic and turns */
+	__u32 pool;		/* where new connections go; two per VIP, so that one can be replaced whole */
 	enum policy policy;
 	__u32 zero;
 };
@@ -51,25 +54,26 @@ enum server_state {
 	SERVER_CUT = 3,		/* its connections are reset */
 };
 
-/* How a packet reaches a server: its address, and the Ethernet hop towards it. */
+/*
+ * How a packet reaches a server: its address, and the Ethernet hop towards it. Without an
+ * interface nothing is sent there: the hop is not known, or the server is cut.
+ */
 struct server {
 	__be32 address;
 	__be16 port;
 	__u16 zero;
 	enum server_state state;
-	__u32 ifindex;		/* 0 while the hop is not known */
+	__u32 ifindex;
 	__u8 hop_mac[6];	/* these two as they stand in the Ethernet header */
 	__u8 interface_mac[6];
 };
 
-/* For a packet from a server: the VIP that it must seem to come from. */
+/* Whose packet comes from this end: a server of which VIP. */
 struct origin {
-	__be32 address;
-	__be16 port;
+	struct service end;
+	__u32 vip_row;		/* of the VIP table */
 	__u16 server;		/* id within the VIP */
-	__u32 vip;		/* index of the VIP */
-	enum policy policy;
-	enum server_state state;
+	__u16 cut;		/* its connections are reset */
 };
 
 /* The servers that take new connections of a VIP, in the order of their turns. */
@@ -108,12 +112,10 @@ struct prefix {
 };
 
 struct settings {
-	__u64 key[2];		/* SipHash key of the cookie */
-	__u32 vip_seed;		/* of the VIP table, see tables.h */
 	__u32 handshake_mask;	/* rows of the handshake table, less one */
 	__u32 direct_prefixes;	/* how many there are: the trie is not asked when there are none */
 	__u8 token[6];		/* Ethernet source by which XDP hands a packet to the slow path */
-	__u8 zero[6];
+	__u8 zero[2];
 };
 
 struct reset_budget {

@@ -20,14 +20,15 @@
 #define COOKIE_MARK 0x200
 #define COOKIE_BITS (COOKIE_MASK | COOKIE_MARK)
 
-#define FLOW_BYTES 13ULL
+#define FLOW_BYTES 14ULL	/* struct service of the VIP, the client's address and port */
 
-/* Keyed hash of the client's end and the VIP's end of a connection: two addresses, two ports, the protocol. */
-static __always_inline __u64 flow_hash(const struct settings *settings, __be32 client, __be16 client_port,
-				       __be32 vip, __be16 vip_port, __u8 protocol)
+/*
+ * Keyed hash of both ends of a connection. Python has taken in the VIP's end already, which is
+ * the same for all its packets, so that one block is left.
+ */
+static __always_inline __u64 flow_hash(const struct vip *vip, __be32 client, __be16 port)
 {
-	return siphash13(settings->key, (__u64)vip << 32 | client,
-			 FLOW_BYTES << 56 | (__u64)protocol << 32 | (__u32)vip_port << 16 | client_port);
+	return siphash13_finish(vip->hash_state, FLOW_BYTES << 56 | (__u64)port << 32 | client);
 }
 
 static __always_inline __u32 cookie_server(__u32 tsecr, __u64 hash)

@@ -8,9 +8,9 @@
 #include <stdbool.h>
 #include <linux/types.h>
 
+/* Of sums below 2^36, that is of at most sixteen words of 32 bits. */
 static __always_inline __u16 csum_fold(__u64 sum)
 {
-	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);

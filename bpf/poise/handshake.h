@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include "contract.h"
 #include "cookie.h"
+#include "tables.h"
 
 /* Mappable, and so page-aligned: a row is one cache line, not two halves. */
 struct {
@@ -33,10 +34,14 @@ struct handshake {
 	__u32 flags;
 };
 
-static __always_inline struct handshake_row *handshake_row(const struct settings *settings, __u64 hash)
+static __always_inline struct handshake_row *handshake_row(__u64 hash)
 {
-	__u32 row = (hash >> 9) & settings->handshake_mask;
+	const struct settings *settings = get_settings();
+	__u32 row = hash >> 9;
 
+	if (!settings)
+		return NULL;
+	row &= settings->handshake_mask;
 	return bpf_map_lookup_elem(&handshakes, &row);
 }
 
@@ -67,16 +72,15 @@ static __always_inline bool handshake_find(struct handshake_row *row, __u64 hash
 	return is_of(who, hash);
 }
 
-/* Remembers a new connection, in place of an earlier one of the same ends, or of the row's oldest. */
-static __always_inline void handshake_put(struct handshake_row *row, __u64 hash, __u32 isn, __u32 server,
-					  __u32 tsval, __u32 flags)
+/* Remembers a new connection, in place of `same`, an earlier one of the same ends, or of the row's oldest. */
+static __always_inline void handshake_put(struct handshake_row *row, const struct handshake *same, __u64 hash,
+					  __u32 isn, __u32 server, __u32 tsval, __u32 flags)
 {
-	struct handshake same;
 	__u32 way;
 
 	if (!row)
 		return;
-	way = handshake_find(row, hash, &same) ? same.way : row->next++ % HANDSHAKE_WAYS;
+	way = same ? same->way : row->next++ % HANDSHAKE_WAYS;
 	barrier_var(way);
 	if (way >= HANDSHAKE_WAYS)
 		return;
@@ -86,14 +90,20 @@ static __always_inline void handshake_put(struct handshake_row *row, __u64 hash,
 	row->who[way] = hash >> 32 << 32 | server << 16 | flags;
 }
 
-/* Notes the timestamp of a SYN-ACK; false if its SYN is forgotten. */
+/* Notes the timestamp of a server's SYN-ACK; false if its SYN is forgotten. */
 static __always_inline bool handshake_answer(struct handshake_row *row, __u64 hash, __u32 isn, __u32 server,
 					     __u32 tsval)
 {
 	struct handshake seen;
 
-	if (!handshake_find(row, hash, &seen) || row->isn[seen.way] != isn || seen.server != server)
+	if (!handshake_find(row, hash, &seen)) {
+		handshake_put(row, NULL, hash, isn, server, tsval, HANDSHAKE_USED | HANDSHAKE_ANSWERED);
 		return false;
+	}
+	if (row->isn[seen.way] != isn || seen.server != server) {
+		handshake_put(row, &seen, hash, isn, server, tsval, HANDSHAKE_USED | HANDSHAKE_ANSWERED);
+		return false;
+	}
 	if (!(seen.flags & HANDSHAKE_ANSWERED)) {
 		row->first_tsval[seen.way] = tsval;
 		row->who[seen.way] |= HANDSHAKE_ANSWERED;

@@ -4,12 +4,9 @@
 
 #include "tables.h"
 
-/*
- * Whose turn it is, per VIP. Each CPU keeps its own count: over all, servers then differ by at
- * most one connection a CPU, and no CPU waits for another.
- */
+/* Whose turn it is, per VIP; shared by all CPUs, so that the turns are strict. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_VIPS);
 	__type(key, __u32);
 	__type(value, __u32);
@@ -39,5 +36,5 @@ static __always_inline int select_by_turn(const struct vip *vip)
 
 	if (!pool || !turn || !pool->size)
 		return NO_SERVER;
-	return pool_at(pool, (*turn)++ % pool->size);
+	return pool_at(pool, __sync_fetch_and_add(turn, 1) % pool->size);
 }

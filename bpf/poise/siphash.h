@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * SipHash-1-3 of 8 to 15 bytes. Aumasson and Bernstein, "SipHash: a fast short-input PRF",
- * INDOCRYPT 2012; one compression and three finalisation rounds, which costs less than
- * half of SipHash-2-4 here and is what Linux, Rust and Python use for hash tables.
+ * The end of a SipHash-1-3: what is left to do once the first blocks of the message are taken
+ * in. Aumasson and Bernstein, "SipHash: a fast short-input PRF", INDOCRYPT 2012; one compression
+ * and three finalisation rounds, which costs less than half of SipHash-2-4 here and is what
+ * Linux, Rust and Python use for hash tables.
  */
 #pragma once
 
@@ -20,20 +21,14 @@
 		v2 = rotate_left(v2, 32);                              \
 	} while (0)
 
-/* `second` holds the bytes after the eighth, and in its highest byte the length. */
-static __always_inline __u64 siphash13(const __u64 key[2], __u64 first, __u64 second)
+/* `last` holds the bytes that are left, and in its highest byte the length of the whole message. */
+static __always_inline __u64 siphash13_finish(const __u64 state[4], __u64 last)
 {
-	__u64 v0 = key[0] ^ 0x736f6d6570736575ULL;
-	__u64 v1 = key[1] ^ 0x646f72616e646f6dULL;
-	__u64 v2 = key[0] ^ 0x6c7967656e657261ULL;
-	__u64 v3 = key[1] ^ 0x7465646279746573ULL;
+	__u64 v0 = state[0], v1 = state[1], v2 = state[2], v3 = state[3];
 
-	v3 ^= first;
+	v3 ^= last;
 	sip_round();
-	v0 ^= first;
-	v3 ^= second;
-	sip_round();
-	v0 ^= second;
+	v0 ^= last;
 
 	v2 ^= 0xff;
 	sip_round();

@@ -23,8 +23,12 @@ struct {
 	__type(value, struct reset_budget);
 } reset_budgets SEC(".maps");
 
-static __always_inline int to_slow_path(struct packet *packet, const struct settings *settings, enum event event)
+static __always_inline int to_slow_path(struct packet *packet, enum event event)
 {
+	const struct settings *settings = get_settings();
+
+	if (!settings)
+		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
 	set_mac(packet->eth->h_source, settings->token);
 	return with_event(event, XDP_PASS);
 }
@@ -82,7 +86,7 @@ __attribute__((noinline)) int send_copy(struct __sk_buff *skb, __u32 row)
 	struct server *server = bpf_map_lookup_elem(&servers, &row);
 	struct packet packet;
 
-	if (!server || !server->ifindex || server->state == SERVER_NONE || server->state == SERVER_CUT)
+	if (!server || !server->ifindex)
 		return 0;
 	if (!may_copy_reset())
 		return with_event(EVENT_DROP_RESET_LIMIT, 0);
@@ -112,7 +116,7 @@ static __always_inline int send_to_all(struct __sk_buff *skb, const struct packe
 
 static __always_inline int finish_in_slow_path(struct __sk_buff *skb)
 {
-	struct settings *settings = get_settings();
+	const struct settings *settings = get_settings();
 	struct packet packet;
 	struct vip *vip;
 
@@ -120,7 +124,7 @@ static __always_inline int finish_in_slow_path(struct __sk_buff *skb)
 	    !has_token(packet.eth, settings))
 		return TC_ACT_UNSPEC;
 
-	vip = find_vip(settings, packet.ip->daddr, packet.tcp->dest);
+	vip = find_vip(packet.ip->daddr, packet.tcp->dest);
 	if (vip)
 		return send_to_all(skb, &packet, vip);
 	return send_through_neighbour(skb, &packet);

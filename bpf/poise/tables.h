@@ -13,14 +13,16 @@ struct {
 } settings SEC(".maps");
 
 /*
- * The VIPs, by a perfect hash: Python looks for a seed under which no two of them share a row
- * (vip_row()), so that one multiplication and one comparison find a VIP, or that there is none;
- * a hash map costs 15 ns more. The table has two halves, and the seed's lowest bit says which
- * is in use: the other one is filled, then the seed is replaced, in one word.
+ * VIPs, and the ends that packets of servers come from, each in one of the PROBES rows that follow
+ * its hash: open addressing in an array, because the parts of a hash map lie all over memory,
+ * which costs 10 to 20 ns more. Python places them. A row with no end was never used and ends the
+ * search; one with the end GONE may be followed by others.
  */
+#define GONE 1ULL
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 2 * VIP_ROWS);
+	__uint(max_entries, VIP_ROWS);
 	__type(key, __u32);
 	__type(value, struct vip);
 } vips SEC(".maps");
@@ -33,10 +35,9 @@ struct {
 } servers SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_VIPS * SERVER_IDS);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct service);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, ORIGIN_ROWS);
+	__type(key, __u32);
 	__type(value, struct origin);
 } origins SEC(".maps");
 
@@ -56,29 +57,49 @@ struct {
 	__type(value, __u8);
 } direct SEC(".maps");
 
-static __always_inline struct settings *get_settings(void)
+static __always_inline const struct settings *get_settings(void)
 {
 	__u32 only = 0;
 
 	return bpf_map_lookup_elem(&settings, &only);
 }
 
-/* Multiply-shift hashing: Dietzfelbinger et al., "A reliable randomized algorithm for the closest-pair problem", 1997. */
-static __always_inline __u32 vip_row(__u64 end, __u32 seed)
-{
-	__u64 factor = seed * 0x9e3779b97f4a7c15ULL | 1;
+/* Multiply-shift hashing: Dietzfelbinger et al., J. Algorithms 25(1), 1997. */
+#define HASH_FACTOR 0x9e3779b97f4a7c15ULL
+#define VIP_SHIFT 52
+#define ORIGIN_SHIFT 49
 
-	return (seed & 1) * VIP_ROWS + (end * factor >> 52);
+/* struct service as a number; BPF objects are compiled for little-endian machines. */
+static __always_inline __u64 end_number(__be32 address, __be16 port)
+{
+	return (__u64)IPPROTO_TCP << 48 | (__u64)port << 32 | address;
 }
 
-static __always_inline struct vip *find_vip(const struct settings *settings, __be32 address, __be16 port)
+/* The element of a table whose `end`, its first member, is the wanted one; NULL if there is none. */
+static __always_inline void *find_end(void *table, __u64 end, __u32 shift, __u32 rows)
 {
-	/* The bytes of struct service; BPF objects are compiled for little-endian machines. */
-	__u64 end = (__u64)IPPROTO_TCP << 48 | (__u64)port << 32 | address;
-	__u32 row = vip_row(end, settings->vip_seed);
-	struct vip *vip = bpf_map_lookup_elem(&vips, &row);
+	__u32 first = end * HASH_FACTOR >> shift;
 
-	return vip && *(__u64 *)&vip->end == end ? vip : NULL;
+	for (int i = 0; i < PROBES; i++) {
+		__u32 row = (first + i) % rows;
+		__u64 *found = bpf_map_lookup_elem(table, &row);
+
+		if (!found || !*found)
+			return NULL;
+		if (*found == end)
+			return found;
+	}
+	return NULL;
+}
+
+static __always_inline struct vip *find_vip(__be32 address, __be16 port)
+{
+	return find_end(&vips, end_number(address, port), VIP_SHIFT, VIP_ROWS);
+}
+
+static __always_inline struct origin *find_origin(__be32 address, __be16 port)
+{
+	return find_end(&origins, end_number(address, port), ORIGIN_SHIFT, ORIGIN_ROWS);
 }
 
 /* Row of the servers and traffic tables. */

@@ -18,7 +18,7 @@ from poise.config.fields import (
     Rows,
 )
 
-MAXIMUM_VIPS: Final = 256
+MAXIMUM_VIPS: Final = 128
 MAXIMUM_SERVERS: Final = 512  # of a VIP: the cookie has 9 bits
 
 XdpMode = Literal["auto", "native", "generic"]
@@ -68,4 +68,4 @@ class Config(_Model):
     socket: AbsolutePath = DEFAULT_SOCKET
     state_directory: AbsolutePath = Path("/var/lib/poise")
     pin_directory: AbsolutePath = Path("/sys/fs/bpf/poise")
-    handshake_rows: Rows = 65536
+    handshake_rows: Rows = 16384

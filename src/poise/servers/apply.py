@@ -12,7 +12,7 @@ from poise.kernel.libbpf import Object
 from poise.kernel.library import BpfError
 from poise.kernel.maps import Map
 from poise.kernel.netlink import Interface
-from poise.servers.tables import End, Tables, Write
+from poise.servers.tables import Shape, Tables, Write
 
 _TABLES = ("vips", "servers", "origins", "pools", "direct", "settings", "traffic", "events")
 _LINK = "link_"
@@ -21,10 +21,10 @@ _LINK = "link_"
 class DataPlane:
     """The balancer's BPF object: its tables are pinned, so a new process takes over what runs."""
 
-    def __init__(self, pins: Path, handshake_rows: int, key: bytes, token: bytes) -> None:
+    def __init__(self, pins: Path, handshake_rows: int, token: bytes) -> None:
         """Load the programs, with the tables that are pinned in `pins` or new ones.
 
-        key: 16 bytes, of the cookie. token: 6 bytes, by which XDP hands packets to the slow path.
+        token: 6 bytes, by which XDP hands packets to the slow path.
         Raises PoiseError if the kernel lacks something, or the pinned tables do not fit this poise.
         """
         lacks = features.missing()
@@ -38,9 +38,8 @@ class DataPlane:
         self._object.pin_maps(pins)
         self._load()
         self._tables: dict[str, Map] = {name: self._object.map(name) for name in _TABLES}
-        self.vip_rows = self._tables["vips"].max_entries // 2
-        words = [int.from_bytes(key[at : at + 8], "little") for at in (0, 8)]
-        self._write_settings({"key": words, "token": token, "handshake_mask": handshake_rows - 1})
+        self.shape = Shape(self._tables["vips"].max_entries, self._tables["origins"].max_entries)
+        self._write_settings({"token": token, "handshake_mask": handshake_rows - 1})
 
     def _load(self) -> None:
         try:
@@ -55,7 +54,9 @@ class DataPlane:
                 ) from None
             raise
 
-    def attach(self, interface: Interface, mode: Literal["auto", "native", "generic"]) -> tuple[xdp.Mode, str | None]:
+    def attach(
+        self, interface: Interface, mode: Literal["auto", "native", "generic"]
+    ) -> tuple[xdp.Mode, str | None]:
         """Let the interface's packets come here; see xdp.attach() for the result."""
         tc.attach_ingress(self._object.program("slow_path"), interface.index)
         pin = self._pins / (_LINK + interface.name)
@@ -67,10 +68,12 @@ class DataPlane:
         return Tables(
             vips={key: _without_padding(row) for key, row in self._tables["vips"].nonzero()},
             servers={key: _without_padding(row) for key, row in self._tables["servers"].nonzero()},
-            origins={End(**_without_padding(key)): row for key, row in self._tables["origins"].items()},
+            origins={key: _without_padding(row) for key, row in self._tables["origins"].nonzero()},
             pools={key: row["ids"][: row["size"]] for key, row in pools},
-            direct=frozenset((key["length"], key["address"]) for key, _ in self._tables["direct"].items()),
-            seed=self._tables["settings"].get(0)["vip_seed"],
+            direct=frozenset(
+                (prefix["length"], prefix["address"])
+                for prefix, _ in self._tables["direct"].items()  # noqa: PERF102  a map, not a dict
+            ),
         )
 
     def write(self, plan: Iterable[Write]) -> None:
@@ -79,20 +82,18 @@ class DataPlane:
             match table:
                 case "settings":
                     self._write_settings(value)
-                case "origins":
-                    self._write_entry(table, key._asdict(), value)
                 case "direct":
-                    self._write_entry(table, {"length": key[0], "address": key[1]}, value)
+                    self._write_direct({"length": key[0], "address": key[1]}, value)
                 case "pools":
                     self._tables[table].set(key, {"size": len(value), "ids": value})
                 case _:
                     self._tables[table].set(key, value or {})
 
-    def _write_entry(self, table: str, key: dict[str, int], value: Any) -> None:  # noqa: ANN401  any layout's
+    def _write_direct(self, prefix: dict[str, int], value: int | None) -> None:
         if value is None:
-            self._tables[table].delete(key)
+            self._tables["direct"].delete(prefix)
         else:
-            self._tables[table].set(key, value)
+            self._tables["direct"].set(prefix, value)
 
     def _write_settings(self, changes: dict[str, Any]) -> None:
         table = self._tables["settings"]

@@ -23,12 +23,16 @@ class Controller:
     Changes are saved before they are applied, so that no id is ever given out twice.
     """
 
-    def __init__(self, config: Config, path: Path, plane: DataPlane, interfaces: Collection[int]) -> None:
+    def __init__(
+        self, config: Config, path: Path, key: bytes, plane: DataPlane, interfaces: Collection[int]
+    ) -> None:
         """Bring the saved model together with the configuration; nothing is applied yet.
 
-        path: where the model is saved. interfaces: ifindex of those that servers may be behind.
+        path: where the model is saved. key: 16 bytes, of the cookie. interfaces: ifindex of those that
+        servers may be behind.
         """
         self._path = path
+        self._key = key
         self._plane = plane
         self._interfaces = interfaces
         self._rest = config.id_rest
@@ -108,7 +112,12 @@ class Controller:
 
     def _apply(self) -> None:
         wanted = tables.desired(
-            self._model, self._hops, self._direct, self._present, self._plane.vip_rows
+            self._model,
+            self._hops,
+            self._direct,
+            key=self._key,
+            present=self._present,
+            shape=self._plane.shape,
         )
         self._plane.write(tables.plan(self._present, wanted))
         self._present = wanted

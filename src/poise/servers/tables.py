@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any, NamedTuple
 
+from poise.errors import PoiseError
+from poise.servers import cookie
 from poise.servers.model import SERVER_IDS, Hop, Model, Policy, Server, State, Vip
 
 _PROTOCOL_TCP = 6
-_SEED_FACTOR = 0x9E3779B97F4A7C15
+_HASH_FACTOR = 0x9E3779B97F4A7C15  # HASH_FACTOR and PROBES of tables.h
+_PROBES = 8
 _MASK = (1 << 64) - 1
 
 POLICIES = {Policy.ROUND_ROBIN: 0, Policy.HASH: 1}  # enum policy
@@ -21,35 +24,39 @@ _STATES = {State.READY: READY, State.DRAIN: DRAIN, State.REMOVED: DRAIN, State.C
 
 
 class End(NamedTuple):
-    """One end of a connection: struct service."""
+    """One end of a connection: struct service, without its padding."""
 
     address: int
     port: int
     protocol: int = _PROTOCOL_TCP
 
+    def packed(self) -> bytes:
+        """Return the bytes of struct service."""
+        return cookie.service_bytes(IPv4Address(self.address), self.port, self.protocol)
+
     def number(self) -> int:
-        """Return the bytes of struct service as one little-endian number."""
-        data = self.address.to_bytes(4, "big") + self.port.to_bytes(2, "big") + bytes((self.protocol, 0))
-        return int.from_bytes(data, "little")
+        """Return these bytes as one little-endian number, as tables.h hashes them."""
+        return int.from_bytes(self.packed(), "little")
 
 
 Row = Mapping[str, Any]
+
+GONE = End(address=0x01000000, port=0, protocol=0)  # whose number is GONE of tables.h
 
 
 @dataclass(frozen=True)
 class Tables:
     """Contents of the tables; rows that are all zero are left out.
 
-    vips: by row in either half. servers: by VIP index x 512 + id. origins: by the server's end.
-    pools: ids in order, by pool number. direct: (length, address). seed: of the VIP table.
+    vips and origins: by row, with the end GONE where one was. servers: by VIP index x 512 + id.
+    pools: ids in order, by pool number. direct: (length, address).
     """
 
     vips: Mapping[int, Row] = field(default_factory=dict)
     servers: Mapping[int, Row] = field(default_factory=dict)
-    origins: Mapping[End, Row] = field(default_factory=dict)
+    origins: Mapping[int, Row] = field(default_factory=dict)
     pools: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     direct: frozenset[tuple[int, int]] = frozenset()
-    seed: int = 0
 
 
 class Write(NamedTuple):
@@ -60,67 +67,104 @@ class Write(NamedTuple):
     value: Any
 
 
-def vip_row(end: End, seed: int, rows: int) -> int:
-    """Return the row of a VIP under a seed, as vip_row() of tables.h does."""
-    factor = seed * _SEED_FACTOR & _MASK | 1
-    return (seed & 1) * rows + (end.number() * factor & _MASK) * rows // (1 << 64)
+class Crowded(PoiseError):
+    """Too many VIPs or servers for the tables of their ends."""
 
 
-def find_seed(ends: list[End], present: int, rows: int) -> int:
-    """Return a seed under which no two ends share a row: the present one, else one for the other half."""
-    if _is_perfect(ends, present, rows):
-        return present
-    seed = present + 1
-    while not _is_perfect(ends, seed, rows):
-        seed += 2
-    return seed
+@dataclass(frozen=True)
+class Shape:
+    """How many rows the kernel's tables of VIPs and of origins have."""
+
+    vip_rows: int
+    origin_rows: int
 
 
-def _is_perfect(ends: list[End], seed: int, rows: int) -> bool:
-    return len({vip_row(end, seed, rows) for end in ends}) == len(ends)
+def probed_rows(end: End, rows: int) -> list[int]:
+    """Return the rows where an end may stand, in the order in which find_end() of tables.h looks."""
+    first = (end.number() * _HASH_FACTOR & _MASK) * rows >> 64
+    return [(first + probe) % rows for probe in range(_PROBES)]
+
+
+def place(wanted: Mapping[End, Row], present: Mapping[int, Row], rows: int) -> dict[int, Row]:
+    """Return the rows of a table of ends: what is there stays where it is, the rest goes where it is found.
+
+    A row that is left gets the end GONE if others may stand behind it. Raises Crowded.
+    """
+    places = {End(**row["end"]): number for number, row in present.items()}
+    gone = {number for number, row in present.items() if End(**row["end"]) not in wanted}
+    reusable = {number for number in gone if End(**present[number]["end"]) == GONE}
+    placed: dict[int, Row] = {places[end]: row for end, row in wanted.items() if end in places}
+    for end, row in wanted.items():
+        if end in places:
+            continue
+        free = (n for n in probed_rows(end, rows) if n not in placed and (n not in present or n in reusable))
+        number = next(free, None)
+        if number is None:
+            raise Crowded(f"no place is left for {IPv4Address(end.address)}:{end.port}: there are too many")
+        placed[number] = row
+    for number in sorted(gone - placed.keys(), reverse=True):
+        if (number + 1) % rows in placed:
+            blank = {name: _nothing(value) for name, value in present[number].items()}
+            placed[number] = blank | {"end": GONE._asdict()}
+    return placed
+
+
+def _nothing(value: Any) -> Any:  # noqa: ANN401  a member of any layout
+    return tuple(0 for _ in value) if isinstance(value, tuple) else 0
 
 
 def desired(
     model: Model,
     hops: Mapping[IPv4Address, Hop],
     direct: frozenset[tuple[int, int]],
+    *,
+    key: bytes,
     present: Tables,
-    rows: int,
+    shape: Shape,
 ) -> Tables:
-    """Return what the tables should hold; `present` decides which halves are free to be written.
+    """Return what the tables should hold; `present` decides which rows and pools are free.
 
-    hops: by server address. rows: of one half of the VIP table. A server without a hop cannot be
-    sent to; one whose hop is not valid at present gets no new connections.
+    hops: by server address. key: of the cookie. A server without a hop cannot be sent to; one
+    whose hop is not valid at present gets no new connections. Raises Crowded.
     """
-    ends = [End(int(vip.address), vip.port) for vip in model.vips]
-    seed = find_seed(ends, present.seed, rows)
-    in_use = {row["index"]: row["pool"] for row in present.vips.values()}
-    vips, pools = {}, {}
-    for vip, end in zip(model.vips, ends, strict=True):
+    pool_in_use = {row["index"]: row["pool"] for row in present.vips.values() if End(**row["end"]) != GONE}
+    wanted_vips: dict[End, Row] = {}
+    pools = {}
+    for vip in model.vips:
         ids = _pool(vip, hops)
-        pool = in_use.get(vip.index, 2 * vip.index)
-        if vip.index in in_use and present.pools.get(pool, ()) != ids:
+        pool = pool_in_use.get(vip.index, 2 * vip.index)
+        if vip.index in pool_in_use and present.pools.get(pool, ()) != ids:
             pool ^= 1
         pools[pool] = ids
-        vips[vip_row(end, seed, rows)] = {
-            "end": end._asdict(),
-            "index": vip.index,
-            "pool": pool,
-            "policy": POLICIES[vip.policy],
-        }
+        wanted_vips[_end_of(vip)] = _vip_row(vip, pool, key)
+    vips = place(wanted_vips, present.vips, shape.vip_rows)
+    rows = {row["index"]: number for number, row in vips.items() if End(**row["end"]) != GONE}
+    origins = {_end_of(server): _origin_row(server, rows[vip.index]) for vip, server in model.servers()}
     return Tables(
         vips=vips,
         servers={
             vip.index * SERVER_IDS + server.id: _server_row(server, hops.get(server.address))
             for vip, server in model.servers()
         },
-        origins={
-            End(int(server.address), server.port): _origin_row(vip, server) for vip, server in model.servers()
-        },
+        origins=place(origins, present.origins, shape.origin_rows),
         pools=pools,
         direct=direct,
-        seed=seed,
     )
+
+
+def _end_of(thing: Vip | Server) -> End:
+    return End(int(thing.address), thing.port)
+
+
+def _vip_row(vip: Vip, pool: int, key: bytes) -> Row:
+    end = _end_of(vip)
+    return {
+        "end": end._asdict(),
+        "hash_state": cookie.absorb(cookie.initial_state(key), end.number()),
+        "index": vip.index,
+        "pool": pool,
+        "policy": POLICIES[vip.policy],
+    }
 
 
 def _pool(vip: Vip, hops: Mapping[IPv4Address, Hop]) -> tuple[int, ...]:
@@ -129,51 +173,53 @@ def _pool(vip: Vip, hops: Mapping[IPv4Address, Hop]) -> tuple[int, ...]:
 
 
 def _server_row(server: Server, hop: Hop | None) -> Row:
+    sent_to = hop is not None and server.state != State.CUT
     return {
         "address": int(server.address),
         "port": server.port,
         "state": _STATES[server.state],
-        "ifindex": hop.ifindex if hop else 0,
-        "hop_mac": hop.mac if hop else bytes(6),
-        "interface_mac": hop.interface_mac if hop else bytes(6),
+        "ifindex": hop.ifindex if hop and sent_to else 0,
+        "hop_mac": hop.mac if hop and sent_to else bytes(6),
+        "interface_mac": hop.interface_mac if hop and sent_to else bytes(6),
     }
 
 
-def _origin_row(vip: Vip, server: Server) -> Row:
+def _origin_row(server: Server, vip_row: int) -> Row:
     return {
-        "address": int(vip.address),
-        "port": vip.port,
+        "end": _end_of(server)._asdict(),
+        "vip_row": vip_row,
         "server": server.id,
-        "vip": vip.index,
-        "policy": POLICIES[vip.policy],
-        "state": _STATES[server.state],
+        "cut": int(server.state == State.CUT),
     }
 
 
 def plan(present: Tables, wanted: Tables) -> list[Write]:
     """Return the writes that turn one content into the other, in an order that loses no packet.
 
-    Servers can be found before connections are placed on them, the VIPs of a new half before the
-    seed that points there; what is cut or gone is cleared last.
+    A server can be found, in both directions, before connections are placed on it; a pool is
+    written where it is not in use, and the word that points to it comes after. What is cut or gone
+    is cleared last.
     """
-    usable = {key: row for key, row in wanted.servers.items() if row["state"] != CUT}
-    steps = [Write("servers", key, row) for key, row in usable.items() if present.servers.get(key) != row]
-    steps += _changes("origins", present.origins, wanted.origins)
-    steps += [Write("direct", key, 1) for key in wanted.direct - present.direct]
+    usable = {key for key, row in wanted.servers.items() if row["state"] != CUT}
+    servers = _changes("servers", present.servers, wanted.servers)
+    origins = _changes("origins", present.origins, wanted.origins)
+    steps = [write for write in servers if write.key in usable]
     steps += _changes("pools", present.pools, wanted.pools)
+    steps += [write for write in origins if not _is_last(write)]
+    steps += [Write("direct", key, 1) for key in wanted.direct - present.direct]
+    if len(present.direct) != len(wanted.direct):
+        steps.append(Write("settings", 0, {"direct_prefixes": len(wanted.direct)}))
     steps += _changes("vips", present.vips, wanted.vips)
-    if present.seed != wanted.seed or len(present.direct) != len(wanted.direct):
-        steps.append(Write("settings", 0, {"vip_seed": wanted.seed, "direct_prefixes": len(wanted.direct)}))
-    steps += [Write("vips", key, None) for key in present.vips if key not in wanted.vips]
-    steps += [
-        Write("servers", key, row)
-        for key, row in wanted.servers.items()
-        if key not in usable and present.servers.get(key) != row
-    ]
-    steps += [Write("servers", key, None) for key in present.servers if key not in wanted.servers]
-    steps += [Write("origins", end, None) for end in present.origins if end not in wanted.origins]
-    steps += [Write("direct", key, None) for key in present.direct - wanted.direct]
+    steps += [write for write in servers if write.key not in usable]
+    steps += [write for write in origins if _is_last(write)]
+    for table in ("vips", "servers", "origins", "direct"):
+        left = getattr(wanted, table)
+        steps += [Write(table, key, None) for key in getattr(present, table) if key not in left]
     return steps
+
+
+def _is_last(origin: Write) -> bool:
+    return origin.value["cut"] or End(**origin.value["end"]) == GONE
 
 
 def _changes(table: str, present: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> list[Write]:

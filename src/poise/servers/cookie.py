@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cookie in Python: the reference for bpf/poise/cookie.h, and the part of it that the tables hold.
+
+cookie = (server id XOR SipHash-1-3(VIP's end, client's address and port)) mod 2^9, in the low bits
+of the server's TCP timestamps, below a mark that is 0 on a SYN-ACK and 1 on everything later.
+"""
+
+from ipaddress import IPv4Address
+
+_MASK = (1 << 64) - 1
+_CONSTANTS = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
+
+COOKIE_MASK = 0x1FF
+COOKIE_MARK = 0x200
+COOKIE_BITS = COOKIE_MASK | COOKIE_MARK
+
+State = tuple[int, int, int, int]
+
+
+def _rotate(value: int, bits: int) -> int:
+    return (value << bits | value >> (64 - bits)) & _MASK
+
+
+def _round(state: State) -> State:
+    v0, v1, v2, v3 = state
+    v0 = (v0 + v1) & _MASK
+    v1 = _rotate(v1, 13) ^ v0
+    v0 = _rotate(v0, 32)
+    v2 = (v2 + v3) & _MASK
+    v3 = _rotate(v3, 16) ^ v2
+    v0 = (v0 + v3) & _MASK
+    v3 = _rotate(v3, 21) ^ v0
+    v2 = (v2 + v1) & _MASK
+    v1 = _rotate(v1, 17) ^ v2
+    v2 = _rotate(v2, 32)
+    return v0, v1, v2, v3
+
+
+def initial_state(key: bytes) -> State:
+    """Return SipHash's state for a 16-byte key, before any of the message."""
+    k0, k1 = (int.from_bytes(key[at : at + 8], "little") for at in (0, 8))
+    c0, c1, c2, c3 = _CONSTANTS
+    return k0 ^ c0, k1 ^ c1, k0 ^ c2, k1 ^ c3
+
+
+def absorb(state: State, block: int, rounds: int = 1) -> State:
+    """Return the state after the next 8 bytes of the message, given as a little-endian number."""
+    v0, v1, v2, v3 = state
+    state = (v0, v1, v2, v3 ^ block)
+    for _ in range(rounds):
+        state = _round(state)
+    v0, v1, v2, v3 = state
+    return v0 ^ block, v1, v2, v3
+
+
+def siphash(key: bytes, message: bytes, compression: int = 1, finalisation: int = 3) -> int:
+    """Return SipHash of a message as a 64-bit number; SipHash-1-3 unless other rounds are given.
+
+    Aumasson and Bernstein, "SipHash: a fast short-input PRF", INDOCRYPT 2012.
+    """
+    state = initial_state(key)
+    whole = len(message) // 8 * 8
+    for at in range(0, whole, 8):
+        state = absorb(state, int.from_bytes(message[at : at + 8], "little"), compression)
+    last = int.from_bytes(message[whole:], "little") | (len(message) & 0xFF) << 56
+    v0, v1, v2, v3 = absorb(state, last, compression)
+    state = (v0, v1, v2 ^ 0xFF, v3)
+    for _ in range(finalisation):
+        state = _round(state)
+    return state[0] ^ state[1] ^ state[2] ^ state[3]
+
+
+def service_bytes(address: IPv4Address, port: int, protocol: int = 6) -> bytes:
+    """Return struct service of contract.h: eight bytes, in network order."""
+    return address.packed + port.to_bytes(2, "big") + bytes((protocol, 0))
+
+
+def flow_hash(key: bytes, vip: bytes, client: IPv4Address, port: int) -> int:
+    """Return the hash of a connection; vip as `service_bytes` gives it."""
+    return siphash(key, vip + client.packed + port.to_bytes(2, "big"))
+
+
+def server_of(tsecr: int, flow: int) -> int:
+    """Return the server id that an echo names."""
+    return (tsecr ^ flow) & COOKIE_MASK
+
+
+def stamp(tsval: int, flow: int, server: int, *, is_synack: bool) -> int:
+    """Return the server's TSval with the cookie in its low bits."""
+    mark = 0 if is_synack else COOKIE_MARK
+    return tsval & ~COOKIE_BITS | mark | (server ^ flow) & COOKIE_MASK
+
+
+def strip(tsecr: int) -> int:
+    """Return what the server gets for an echo of anything but a SYN-ACK."""
+    return tsecr | COOKIE_BITS
