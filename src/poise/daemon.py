@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager, suppress
-from pathlib import Path
 
 import anyio
 import structlog
@@ -23,7 +22,7 @@ from poise.servers.control import Controller
 _log = structlog.get_logger()
 
 _KEY = "cookie.key"
-_TOKEN = "slowpath.key"
+_SLOW_PATH_KEY = "slowpath.key"
 _MODEL = "servers.json"
 _HOST = "host.json"
 _LOCK = "lock"
@@ -95,12 +94,12 @@ def _start(config: Config, *, set_up_host: bool) -> Controller:
     interfaces = [netlink.interface(name) for name in config.interfaces]
     directory = config.state_directory
     key = state.load_key(directory / _KEY)
-    token = state.load_key(directory / _TOKEN)
-    plane = apply.DataPlane(config.pin_directory, config.handshake_rows, key, token[:6])
-    controller = Controller(config, directory / _MODEL, plane, [each.index for each in interfaces])
+    token = state.load_key(directory / _SLOW_PATH_KEY)
+    plane = apply.DataPlane(config.pin_directory, config.handshake_rows, token[:6])
+    controller = Controller(config, directory / _MODEL, key, plane, [each.index for each in interfaces])
     _resolve(controller)
 
-    modes: dict[str, str] = {name: config.xdp_mode for name in config.interfaces}
+    modes: dict[str, str] = dict.fromkeys(config.interfaces, config.xdp_mode)
     _prepare(config, modes, set_up_host=set_up_host, addresses=False)
     for interface in interfaces:
         mode, fallback = plane.attach(interface, config.xdp_mode)
