@@ -72,7 +72,10 @@ static __always_inline bool handshake_find(struct handshake_row *row, __u64 hash
 	return is_of(who, hash);
 }
 
-/* Remembers a new connection, in place of `same`, an earlier one of the same ends, or of the row's oldest. */
+/*
+ * Remembers a new connection in place of the row's oldest. `same`, an earlier one of the same
+ * ends, is forgotten where it stands: put in its place, the new one could be the next to go.
+ */
 static __always_inline void handshake_put(struct handshake_row *row, const struct handshake *same, __u64 hash,
 					  __u32 isn, __u32 server, __u32 tsval, __u32 flags)
 {
@@ -80,7 +83,9 @@ static __always_inline void handshake_put(struct handshake_row *row, const struc
 
 	if (!row)
 		return;
-	way = same ? same->way : row->next++ % HANDSHAKE_WAYS;
+	if (same)
+		row->who[same->way] = 0;
+	way = row->next++ % HANDSHAKE_WAYS;
 	barrier_var(way);
 	if (way >= HANDSHAKE_WAYS)
 		return;
