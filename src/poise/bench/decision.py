@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a decision costs: nanoseconds a packet, by BPF_PROG_TEST_RUN over randomly drawn flows.
+
+A generator program (bench/decision/decision.bpf.c) writes the next packet of a random flow and
+tail-calls the program under test, so that caches see what they would see of real traffic.
+"""
+
+import os
+import statistics
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from ipaddress import IPv4Address
+from typing import Any
+
+import typer
+
+from poise.errors import PoiseError
+from poise.kernel import netlink
+from poise.kernel.libbpf import Object, Program
+from poise.lab.namespaces import Lab
+from poise.servers.model import SERVER_IDS, Hop, Model, Policy, Server, State, Vip
+from poise.servers.tables import Shape, Tables, desired
+
+REPETITIONS = 7
+PACKETS = 1_000_000  # of one repetition
+WARM_UP = 4  # packets a flow before the connection table is timed, so that it holds nearly all flows
+_XDP_ABORTED = 0
+
+_VIP = Vip(0, "bench", IPv4Address("10.9.0.1"), 80, Policy.ROUND_ROBIN)
+_FIRST_SERVER = IPv4Address("10.2.0.0")
+_SERVER_PORT = 8080
+_SERVER_MAC, _OWN_MAC = b"\x02\x00\x00\x00\x00\x02", b"\x02\x00\x00\x00\x00\x01"
+_ROUTER = "10.1.0.1"
+
+_KINDS = {"established": 0, "syn": 1, "return": 2}  # enum traffic_kind
+_SYN, _ACK = 0x02, 0x10
+_PROGRAMS = ("harness", "established", "syn", "return", "maglev", "lru")
+
+
+def run(flows: list[int]) -> list[dict[str, object]]:
+    """Return a row for each program and number of flows: `program`, `flows`, and `ns`, a median.
+
+    `harness` is the generator alone with a program that only returns XDP_TX; its cost is in all
+    other rows. The repetitions of the programs are interleaved. Raises PoiseError without root.
+    """
+    if os.geteuid() != 0:
+        raise PoiseError("poise bench decision needs root (CAP_BPF and CAP_NET_ADMIN): run it with sudo")
+    rows: list[dict[str, object]] = []
+    with _Network() as network, network.host.enter(), _one_cpu(), _opened("balancer") as balancer:
+        balancer.load()
+        _fill(balancer, network.ifindex())
+        for number in flows:
+            typer.echo(f"timing {number:,} flows", err=True)
+            with _opened("decision") as generator:
+                generator.set_max_entries("connections", max(1024, 2 * number))
+                generator.load()
+                medians = _Timing(balancer, generator, number).medians()
+            rows += [{"program": name, "flows": number, "ns": medians[name]} for name in _PROGRAMS]
+    return rows
+
+
+class _Network(Lab):
+    """A host with a default route and a router whose MAC address it knows, as replies need."""
+
+    def build(self) -> None:
+        self.host = self.namespace("bench")
+        router = self.namespace("router")
+        self.link(self.host, "out", router, "in")
+        self.host.ip(
+            "address add 10.1.0.2/24 dev out",
+            f"route add default via {_ROUTER}",
+            f"neighbour replace {_ROUTER} lladdr 02:00:00:00:00:01 dev out nud permanent",
+        )
+        # The test run's packets come in on the loopback interface.
+        self.host.sysctl({"net.ipv4.ip_forward": 1})
+
+    def ifindex(self) -> int:
+        return netlink.interface("out").index
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[Object]:
+    with as_file(files("poise.objects") / f"{name}.bpf.o") as path:
+        opened = Object(path)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@contextmanager
+def _one_cpu() -> Iterator[None]:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def _fill(balancer: Object, ifindex: int) -> None:
+    """A VIP with a server for each id, so that any cookie names one."""
+    servers = tuple(
+        Server(number, f"s{number}", _FIRST_SERVER + number, _SERVER_PORT, State.READY, 0, declared=True)
+        for number in range(SERVER_IDS)
+    )
+    model = Model((Vip(_VIP.index, _VIP.name, _VIP.address, _VIP.port, _VIP.policy, servers),))
+    hop = Hop(None, ifindex, _SERVER_MAC, _OWN_MAC, valid=True)
+    shape = Shape(balancer.map("vips").max_entries, balancer.map("origins").max_entries)
+    hops = {server.address: hop for server in servers}
+    content = desired(model, hops, frozenset(), key=bytes(range(16)), present=Tables(), shape=shape)
+    for name in ("vips", "servers", "origins"):
+        balancer.map(name).update(getattr(content, name))
+    for number, ids in content.pools.items():
+        balancer.map("pools").set(number, {"size": len(ids), "ids": ids})
+    rows = balancer.map("handshakes").max_entries
+    balancer.map("settings").set(0, {"handshake_mask": rows - 1})
+
+
+@dataclass(frozen=True)
+class _Timing:
+    balancer: Object
+    generator: Object
+    flows: int
+
+    def medians(self) -> dict[str, int]:
+        shipped = self.balancer.program("balancer")
+        runs = {
+            "harness": ("established", self.generator.program("harness")),
+            "established": ("established", shipped),
+            "syn": ("syn", shipped),
+            "return": ("return", shipped),
+            "maglev": ("established", self.generator.program("maglev")),
+            "lru": ("established", self.generator.program("lru")),
+        }
+        self._once(*runs["lru"], WARM_UP * self.flows)
+        times: dict[str, list[int]] = {name: [] for name in runs}
+        for _ in range(REPETITIONS):
+            for name, (kind, program) in runs.items():
+                times[name].append(self._once(kind, program, PACKETS))
+        return {name: round(statistics.median(each)) for name, each in times.items()}
+
+    def _once(self, kind: str, program: Program, packets: int) -> int:
+        draw: dict[str, Any] = {
+            "flows": self.flows,
+            "kind": _KINDS[kind],
+            "vip": int(_VIP.address),
+            "vip_port": _VIP.port,
+            "first_server": int(_FIRST_SERVER),
+            "server_port": _SERVER_PORT,
+        }
+        self.generator.map("draws").set(0, draw)
+        self.generator.map("under_test").set(0, program.fd)
+        result = self.generator.program("generate").test_run(_segment(kind), packets)
+        if result.verdict == _XDP_ABORTED:
+            raise PoiseError(f"the generator could not call {program.name}")
+        return result.nanoseconds
+
+
+def _segment(kind: str) -> bytes:
+    """Ethernet, IPv4 and TCP header with NOP, NOP, timestamp; the generator writes the rest."""
+    flags = _SYN if kind == "syn" else _ACK
+    ethernet = bytes(12) + b"\x08\x00"
+    ip = struct.pack("!BBHHHBBHII", 0x45, 0, 52, 0, 0x4000, 64, 6, 0, 0, 0)
+    tcp = struct.pack("!HHIIBBHHH", 0, 0, 1, 1, 8 << 4, flags, 1024, 0, 0)
+    return ethernet + ip + tcp + b"\x01\x01\x08\x0a" + bytes(8)
