@@ -131,7 +131,13 @@ def add(
 def _check_addable(model: Model, vip: Vip, wanted: WantedServer) -> None:
     end = f"{wanted.address}:{wanted.port}"
     for other in model.vips:
-        if other.index != vip.index and _at(other, wanted.address, wanted.port):
+        there = _at(other, wanted.address, wanted.port) if other.index != vip.index else None
+        if there and there.state == State.REMOVED:
+            raise Refused(
+                f"server {end} may still have connections of VIP {other.name}, from which it was removed, "
+                f"and its replies could not be told apart: remove it there with --now first"
+            )
+        if there and there.state != State.CUT:
             raise Refused(
                 f"server {end} is in VIP {other.name}: it cannot be in {vip.name} too, "
                 "because its replies could not be told apart; give it another port"
@@ -168,7 +174,8 @@ def reconcile(model: Model, wanted: Sequence[WantedVip], now: float, rest: float
     """Bring what poise.yaml says together with what operators did since it was last read.
 
     What the file newly names is added, what it no longer names is removed (a server drains, a VIP
-    goes at once); what operators added, drained or removed stays so.
+    goes at once); what operators added, drained or removed stays so. A server that it names in
+    another VIP now is cut from the former one; of two servers with one name, the file's keeps it.
     """
     kept = {(vip.address, vip.port): vip for vip in model.vips}
     taken = {vip.index for vip in model.vips if _named(vip, wanted)}
@@ -180,9 +187,12 @@ def reconcile(model: Model, wanted: Sequence[WantedVip], now: float, rest: float
             taken.add(index)
             vip = Vip(index, want.name, want.address, want.port, want.policy)
         vips.append(replace(vip, name=want.name, policy=want.policy))
+    homes = {_end(want): want for want in wanted}
+    homes |= {_end(server): want for want in wanted for server in want.servers}
     result = Model(tuple(vips))
     for want, vip in zip(wanted, vips, strict=True):
-        result = replace_vip(result, _undeclare(vip, want, now, rest))
+        servers = tuple(_undeclared(server, want, homes.get(_end(server)), now) for server in vip.servers)
+        result = replace_vip(result, forget_rested(replace(vip, servers=servers), now, rest))
     for want in wanted:
         for server in want.servers:
             result = _declare(result, want, server, now, rest)
@@ -193,14 +203,27 @@ def _named(vip: Vip, wanted: Sequence[WantedVip]) -> bool:
     return any((vip.address, vip.port) == (want.address, want.port) for want in wanted)
 
 
-def _undeclare(vip: Vip, want: WantedVip, now: float, rest: float) -> Vip:
-    declared = {(server.address, server.port) for server in want.servers}
-    for server in vip.servers:
-        if server.declared and (server.address, server.port) not in declared:
-            if server.state not in GONE:
-                server = replace(server, state=State.REMOVED, since=now)  # noqa: PLW2901  the same one
-            vip = _replace_server(vip, replace(server, declared=False))
-    return forget_rested(vip, now, rest)
+def _end(thing: Server | WantedServer | WantedVip) -> tuple[IPv4Address, int]:
+    return thing.address, thing.port
+
+
+def _undeclared(server: Server, want: WantedVip, home: WantedVip | None, now: float) -> Server:
+    """Return what becomes of a server of the VIP `want` before those that the file names are declared.
+
+    home: the VIP for which the file names the server, or which is itself at the server's address and port.
+    """
+    if home is want:
+        return server
+    name = server.name
+    if any(name == other.name for other in want.servers):
+        name = f"{server.address}:{server.port}"
+    state = server.state
+    if home:
+        state = State.CUT
+    elif server.declared and state not in GONE:
+        state = State.REMOVED
+    since = server.since if state == server.state else now
+    return replace(server, name=name, state=state, since=since, declared=False)
 
 
 def _declare(model: Model, want: WantedVip, server: WantedServer, now: float, rest: float) -> Model:

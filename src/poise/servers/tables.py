@@ -90,23 +90,33 @@ def place(wanted: Mapping[End, Row], present: Mapping[int, Row], rows: int) -> d
 
     A row that is left gets the end GONE if others may stand behind it. Raises Crowded.
     """
-    places = {End(**row["end"]): number for number, row in present.items()}
-    gone = {number for number, row in present.items() if End(**row["end"]) not in wanted}
-    reusable = {number for number in gone if End(**present[number]["end"]) == GONE}
+    places = {end_in(row): number for number, row in present.items() if end_in(row) != GONE}
+    taken = set(places.values())
     placed: dict[int, Row] = {places[end]: row for end, row in wanted.items() if end in places}
     for end, row in wanted.items():
         if end in places:
             continue
-        free = (n for n in probed_rows(end, rows) if n not in placed and (n not in present or n in reusable))
-        number = next(free, None)
+        number = next((number for number in probed_rows(end, rows) if number not in taken), None)
         if number is None:
             raise Crowded(f"no place is left for {IPv4Address(end.address)}:{end.port}: there are too many")
         placed[number] = row
-    for number in sorted(gone - placed.keys(), reverse=True):
-        if (number + 1) % rows in placed:
-            blank = {name: _nothing(value) for name, value in present[number].items()}
-            placed[number] = blank | {"end": GONE._asdict()}
+        taken.add(number)
+    for end in wanted:
+        for number in probed_rows(end, rows):
+            if number not in placed:
+                placed[number] = _gone(present[number])
+            if end_in(placed[number]) == end:
+                break
     return placed
+
+
+def end_in(row: Row) -> End:
+    """Return the end that a row of the VIPs or origins is for."""
+    return End(**row["end"])
+
+
+def _gone(row: Row) -> Row:
+    return {name: _nothing(value) for name, value in row.items()} | {"end": GONE._asdict()}
 
 
 def _nothing(value: Any) -> Any:  # noqa: ANN401  a member of any layout
@@ -127,19 +137,21 @@ def desired(
     hops: by server address. key: of the cookie. A server without a hop cannot be sent to; one
     whose hop is not valid at present gets no new connections. Raises Crowded.
     """
-    pool_in_use = {row["index"]: row["pool"] for row in present.vips.values() if End(**row["end"]) != GONE}
+    pools_in_use = {(row["index"], end_in(row)): row["pool"] for row in present.vips.values()}
     wanted_vips: dict[End, Row] = {}
     pools = {}
     for vip in model.vips:
         ids = _pool(vip, hops)
-        pool = pool_in_use.get(vip.index, 2 * vip.index)
-        if vip.index in pool_in_use and present.pools.get(pool, ()) != ids:
+        pool = pools_in_use.get((vip.index, _end_of(vip)), 2 * vip.index)
+        if pool in pools_in_use.values() and present.pools.get(pool, ()) != ids:
             pool ^= 1
         pools[pool] = ids
         wanted_vips[_end_of(vip)] = _vip_row(vip, pool, key)
     vips = place(wanted_vips, present.vips, shape.vip_rows)
-    rows = {row["index"]: number for number, row in vips.items() if End(**row["end"]) != GONE}
-    origins = {_end_of(server): _origin_row(server, rows[vip.index]) for vip, server in model.servers()}
+    rows = {row["index"]: number for number, row in vips.items() if end_in(row) != GONE}
+    # A server that was cut from one VIP may be in another one by now: its packets are for that one.
+    cut_first = sorted(model.servers(), key=lambda pair: pair[1].state != State.CUT)
+    origins = {_end_of(server): _origin_row(server, rows[vip.index]) for vip, server in cut_first}
     return Tables(
         vips=vips,
         servers={
@@ -197,29 +209,37 @@ def plan(present: Tables, wanted: Tables) -> list[Write]:
     """Return the writes that turn one content into the other, in an order that loses no packet.
 
     A server can be found, in both directions, before connections are placed on it; a pool is
-    written where it is not in use, and the word that points to it comes after. What is cut or gone
-    is cleared last.
+    written where it is not in use, and the word that points to it comes after. What cannot be sent
+    to any more, is cut or gone comes last, and servers before their VIP.
     """
-    usable = {key for key, row in wanted.servers.items() if row["state"] != CUT}
+    usable = {key for key, row in wanted.servers.items() if row["ifindex"]}
     servers = _changes("servers", present.servers, wanted.servers)
     origins = _changes("origins", present.origins, wanted.origins)
+    vips = _changes("vips", present.vips, wanted.vips)
     steps = [write for write in servers if write.key in usable]
     steps += _changes("pools", present.pools, wanted.pools)
     steps += [write for write in origins if not _is_last(write)]
     steps += [Write("direct", key, 1) for key in wanted.direct - present.direct]
     if len(present.direct) != len(wanted.direct):
         steps.append(Write("settings", 0, {"direct_prefixes": len(wanted.direct)}))
-    steps += _changes("vips", present.vips, wanted.vips)
+    steps += [write for write in vips if end_in(write.value) != GONE]
     steps += [write for write in servers if write.key not in usable]
     steps += [write for write in origins if _is_last(write)]
-    for table in ("vips", "servers", "origins", "direct"):
+    steps += [write for write in vips if end_in(write.value) == GONE]
+    for table in ("origins", "vips", "servers", "direct"):
         left = getattr(wanted, table)
         steps += [Write(table, key, None) for key in getattr(present, table) if key not in left]
     return steps
 
 
+def new_servers(present: Tables, wanted: Tables) -> list[int]:
+    """Return the rows of the servers table that are to hold another server than before, or the first one."""
+    before = {key: (row["address"], row["port"]) for key, row in present.servers.items()}
+    return [key for key, row in wanted.servers.items() if before.get(key) != (row["address"], row["port"])]
+
+
 def _is_last(origin: Write) -> bool:
-    return origin.value["cut"] or End(**origin.value["end"]) == GONE
+    return bool(origin.value["cut"]) or end_in(origin.value) == GONE
 
 
 def _changes(table: str, present: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> list[Write]:
