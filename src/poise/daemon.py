@@ -6,17 +6,18 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import aclosing, contextmanager
 
 import anyio
 import structlog
+from anyio.abc import TaskGroup
 
 from poise.api import server
 from poise.config import Config
 from poise.errors import PoiseError
-from poise.kernel import neighbours, netlink, watch
-from poise.servers import apply, host, sense, state
+from poise.kernel import features, neighbours, netlink, watch
+from poise.servers import apply, host, state
 from poise.servers.control import Controller
 
 _log = structlog.get_logger()
@@ -39,15 +40,17 @@ async def up(config: Config, *, set_up_host: bool = True) -> None:
     process's packets flow already.
     """
     _check_root("poise up")
-    with _only_one(config):
-        running = apply.attached(config.pin_directory)
+    with _only_one(config), _ungrouped():
+        flows = any(apply.attached(config.pin_directory).values())
         try:
             controller = _start(config, set_up_host=set_up_host)
-            await _run(config, controller)
-        except* PoiseError as group:
-            if not running:
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(server.serve, config.socket, controller)
+                flows = True
+                await _run(tasks, config, controller)
+        finally:
+            if not flows:
                 _undo(config)
-            raise _first(group) from None
 
 
 def down(config: Config) -> list[str]:
@@ -65,9 +68,21 @@ def _check_root(command: str) -> None:
         raise PoiseError(f"{command} needs root (CAP_NET_ADMIN and CAP_BPF): run it with sudo")
 
 
-def _first(group: BaseExceptionGroup[PoiseError]) -> PoiseError:
+@contextmanager
+def _ungrouped() -> Iterator[None]:
+    """Let a PoiseError out of task groups as itself."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        faults, defects = group.split(PoiseError)
+        if faults is None or defects is not None:
+            raise
+        raise _first(faults) from None
+
+
+def _first(group: ExceptionGroup[PoiseError]) -> PoiseError:
     error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    return _first(error) if isinstance(error, ExceptionGroup) else error
 
 
 @contextmanager
@@ -91,23 +106,34 @@ def _only_one(config: Config) -> Iterator[None]:
 
 
 def _start(config: Config, *, set_up_host: bool) -> Controller:
+    lacks = features.missing()
+    if lacks:
+        raise PoiseError("\n".join(lacks))
     interfaces = [netlink.interface(name) for name in config.interfaces]
     directory = config.state_directory
     key = state.load_key(directory / _KEY)
     token = state.load_key(directory / _SLOW_PATH_KEY)
+    modes: dict[str, str] = dict.fromkeys(config.interfaces, config.xdp_mode)
+    but_addresses = [each for each in host.plan(config, modes) if not isinstance(each, host.Address)]
+    _prepare(config, but_addresses, everything=set_up_host)
+
     plane = apply.DataPlane(config.pin_directory, config.handshake_rows, token[:6])
     controller = Controller(config, directory / _MODEL, key, plane, [each.index for each in interfaces])
     _resolve(controller)
-
-    modes: dict[str, str] = dict.fromkeys(config.interfaces, config.xdp_mode)
-    _prepare(config, modes, set_up_host=set_up_host, addresses=False)
     for interface in interfaces:
         mode, fallback = plane.attach(interface, config.xdp_mode)
         if fallback:
             _log.warning("no native XDP", interface=interface.name, reason=fallback)
         _log.info("attached", interface=interface.name, mode=mode, adopted=plane.adopted)
         modes[interface.name] = mode
-    _prepare(config, modes, set_up_host=set_up_host, addresses=True)
+
+    settings = host.plan(config, modes)
+    _prepare(config, settings, everything=set_up_host)
+    if not set_up_host:
+        for sentence in host.check(settings):
+            _log.warning("host not set up", fault=sentence)
+    for sentence in _take_back(config, but=(config.interfaces, settings)):
+        _log.info("no longer wanted", change=sentence)
     return controller
 
 
@@ -120,29 +146,22 @@ def _resolve(controller: Controller) -> None:
         controller.refresh()
 
 
-def _prepare(config: Config, modes: dict[str, str], *, set_up_host: bool, addresses: bool) -> None:
-    settings = host.plan(config, modes)
-    if not addresses:
-        settings = [setting for setting in settings if not isinstance(setting, host.Address)]
-    if set_up_host:
-        for sentence in host.set_up(settings, config.state_directory / _HOST):
-            _log.info("host set up", change=sentence)
-    elif addresses:
-        for sentence in host.check(settings):
-            _log.warning("host not set up", fault=sentence)
+def _prepare(config: Config, settings: Iterable[host.Setting], *, everything: bool) -> None:
+    """Set up the host, or of it only what poise cannot do without."""
+    due = [setting for setting in settings if everything or isinstance(setting, host.Clsact)]
+    for sentence in host.set_up(due, config.state_directory / _HOST):
+        _log.info("host set up", change=sentence)
 
 
-async def _run(config: Config, controller: Controller) -> None:
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(server.serve, config.socket, controller)
-        tasks.start_soon(_follow_changes, controller)
-        tasks.start_soon(_refresh_neighbours, config)
-        _log.info("up", socket=str(config.socket), servers=len(controller.list()))
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for _ in signals:
-                break
-        _log.info("ending: packets keep flowing, `poise down` detaches")
-        tasks.cancel_scope.cancel()
+async def _run(tasks: TaskGroup, config: Config, controller: Controller) -> None:
+    tasks.start_soon(_follow_changes, controller)
+    tasks.start_soon(_refresh_neighbours, config)
+    _log.info("up", socket=str(config.socket), servers=len(controller.list()))
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            break
+    _log.info("ending: packets keep flowing, `poise down` detaches")
+    tasks.cancel_scope.cancel()
 
 
 async def _follow_changes(controller: Controller) -> None:
@@ -169,16 +188,33 @@ async def _refresh_neighbours(config: Config) -> None:
     """Have stale neighbours checked: packets that XDP redirects do not count as use of an entry."""
     while True:
         await anyio.sleep(REFRESH)
-        with suppress(PoiseError):  # an interface that is gone for the moment
-            neighbours.refresh_stale([netlink.interface(name).index for name in config.interfaces])
+        indices = (netlink.interface_index(name) for name in config.interfaces)
+        neighbours.refresh_stale([index for index in indices if index is not None])
 
 
 def _undo(config: Config) -> list[str]:
-    done = []
-    for name, ifindex in apply.attached(config.pin_directory).items():
-        apply.detach(config.pin_directory, name, ifindex, with_clsact=False)
-        done.append(f"detached from {name}")
+    done = _take_back(config)
     apply.discard(config.pin_directory)
-    model = state.load_model(config.state_directory / _MODEL)
-    sense.let_go({server.address for _, server in model.servers()})
-    return done + host.undo(config.state_directory / _HOST)
+    neighbours.let_go_except(())
+    return done
+
+
+def _take_back(
+    config: Config, *, but: tuple[Collection[str], Collection[host.Setting]] = ((), ())
+) -> list[str]:
+    """Let go of all interfaces but these, and undo all settings but these; returns a sentence about each.
+
+    No connection is reset by it: while the programs run, the kernel stops to be an end of what comes
+    for the VIPs, and to hand servers' packets to clients as they are. What the programs rely on
+    comes after them.
+    """
+    interfaces, settings = but
+    kept = {setting.name for setting in settings}
+    first = (host.Address, host.Sysctl)
+    file = config.state_directory / _HOST
+    done = host.undo(file, lambda setting: isinstance(setting, first) and setting.name not in kept)
+    for name, ifindex in apply.attached(config.pin_directory).items():
+        if name not in interfaces:
+            apply.detach(config.pin_directory, name, ifindex)
+            done.append(f"detached from {name}")
+    return done + host.undo(file, lambda setting: setting.name not in kept)

@@ -50,6 +50,7 @@ def test_plan_is_what_two_way_forwarding_needs_and_no_more() -> None:
     """Exactly these settings are planned, those that bring packets last."""
     with living_here():
         assert [setting.name for setting in plan(ON_LINK)] == [
+            "clsact of eth0",
             "rx-lro of eth0",
             "rx-gro-hw of eth0",
             "rx-vlan-hw-parse of eth0",

@@ -21,22 +21,21 @@ def _is_bpffs(path: Path) -> bool:
 def make_directory(path: Path) -> bool:
     """Have a directory for pins, mounting /sys/fs/bpf if it is not; return whether it is new.
 
-    PoiseError if the path is not in a BPF file system.
+    PoiseError if the path is not below a BPF file system: its root is not poise's alone.
     """
     if path.is_relative_to(BPFFS) and not _is_bpffs(BPFFS):
         _mount()
+    if path.is_mount() or not _is_bpffs(next(place for place in (path, *path.parents) if place.exists())):
+        raise PoiseError(
+            f"the pin directory {path} must be a directory below a BPF file system, like {BPFFS}/poise"
+        )
     try:
         path.mkdir(parents=True)
-        new = True
     except FileExistsError:
-        new = False
+        return False
     except OSError as error:
         raise PoiseError(f"cannot create the pin directory {path}: {error.strerror}") from None
-    if not _is_bpffs(path):
-        if new:
-            path.rmdir()
-        raise PoiseError(f"the pin directory {path} is not in a BPF file system: use one below {BPFFS}")
-    return new
+    return True
 
 
 def _mount() -> None:
@@ -50,6 +49,9 @@ def remove_directory(path: Path) -> None:
     """Unpin everything in the directory and remove it; harmless if it is not there."""
     if not path.exists():
         return
-    for pin in path.iterdir():
-        pin.unlink()
-    path.rmdir()
+    try:
+        for pin in path.iterdir():
+            pin.unlink()
+        path.rmdir()
+    except OSError as error:
+        raise PoiseError(f"cannot remove {error.filename}: {error.strerror}") from None

@@ -20,8 +20,10 @@ class Feature:
 
 
 # Numbers: enum bpf_map_type and the helpers' list in linux/bpf.h.
+BASIS = Feature(
+    "XDP programs", "CONFIG_BPF_SYSCALL, and in a container CAP_BPF and CAP_NET_ADMIN", program=_XDP
+)
 REQUIRED = (
-    Feature("XDP programs", "CONFIG_BPF_SYSCALL, Linux 4.8", program=_XDP),
     Feature("TC programs", "CONFIG_NET_CLS_BPF", program=_TC),
     Feature("LPM tries", "Linux 4.11", map=11),
     Feature("per-CPU arrays", "Linux 4.6", map=6),
@@ -34,6 +36,8 @@ REQUIRED = (
 
 def missing() -> list[str]:
     """Return a sentence for each feature that the running kernel lacks; needs root to be right."""
+    if not _has(BASIS):
+        return [f"this machine does not let poise load {BASIS.name}: that needs {BASIS.needs}"]
     return [f"the kernel lacks {f.name}: poise needs {f.needs}" for f in REQUIRED if not _has(f)]
 
 

@@ -146,6 +146,10 @@ class Link:
         """Let the link outlive this process."""
         check(f"pin a link to {path}", library().bpf_obj_pin(self.fd, str(path).encode()))
 
+    def detach(self) -> None:
+        """End the attachment now, also if it is pinned; harmless if its interface is gone."""
+        check("detach a BPF link", library().bpf_link_detach(self.fd))
+
     def close(self) -> None:
         """Let go of it; the attachment ends unless it is pinned."""
         os.close(self.fd)

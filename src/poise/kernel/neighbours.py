@@ -99,6 +99,13 @@ def let_go(ifindex: int, address: IPv4Address | IPv6Address) -> None:
         probe(ifindex, address)
 
 
+def let_go_except(kept: Collection[tuple[int, IPv4Address | IPv6Address]]) -> None:
+    """Undo every `keep_fresh`, also of an earlier process, but those of these (interface, address)."""
+    for entry in map(parse, dump(rtnl.RTM_GETNEIGH, {})):
+        if entry and entry.managed and entry.ours and (entry.ifindex, entry.address) not in kept:
+            let_go(entry.ifindex, entry.address)
+
+
 def probe(ifindex: int, address: IPv4Address | IPv6Address) -> None:
     """Have the kernel check an entry that it has, as if a packet had used it; without an entry, do nothing.
 

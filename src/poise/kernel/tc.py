@@ -1,18 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BPF programs on the TC ingress of interfaces: classic filters, which kernels before 6.6 have too."""
+"""BPF programs on the TC ingress of interfaces: classic filters, which kernels before 6.6 have too.
+
+Filters hang on a qdisc of the interface that sees all packets and queues none: clsact, or the older ingress.
+"""
 
 import ctypes
 import errno
 
+from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, rtnl
+
+from poise.errors import PoiseError
 from poise.kernel.libbpf import Program
 from poise.kernel.library import BpfError, check, library
+from poise.kernel.rtnetlink import NetlinkError, dump, request
 
 _INGRESS = 1  # BPF_TC_INGRESS
-_BOTH = 3  # with BPF_TC_EGRESS: the clsact qdisc as a whole
 _REPLACE = 1  # BPF_TC_F_REPLACE
 # Where poise's filter sits; by these it is found again.
 _HANDLE = 0x706F
 _PRIORITY = 0x706F
+
+# linux/pkt_sched.h; clsact and ingress have the same place and handle, so that there is one of them at most.
+_CLSACT_PARENT = 0xFFFFFFF1  # TC_H_CLSACT, TC_H_INGRESS
+_CLSACT_HANDLE = 0xFFFF0000
+_FILTER_PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)  # TC_H_MIN_INGRESS and TC_H_MIN_EGRESS of it
 
 
 class _Hook(ctypes.Structure):
@@ -35,17 +46,12 @@ class _Options(ctypes.Structure):
     )
 
 
-def _hook(ifindex: int, point: int) -> _Hook:
-    return _Hook(sz=ctypes.sizeof(_Hook), ifindex=ifindex, attach_point=point)
+def _ingress(ifindex: int) -> _Hook:
+    return _Hook(sz=ctypes.sizeof(_Hook), ifindex=ifindex, attach_point=_INGRESS)
 
 
-def attach_ingress(program: Program, ifindex: int) -> bool:
-    """Attach the program, or put it in place of poise's earlier one; return whether clsact is new."""
-    lib = library()
-    hook = _hook(ifindex, _INGRESS)
-    created = lib.bpf_tc_hook_create(ctypes.byref(hook))
-    if created != -errno.EEXIST:
-        check(f"create the clsact qdisc of interface {ifindex}", created)
+def attach_ingress(program: Program, ifindex: int) -> None:
+    """Attach the program, or put it in place of poise's earlier one; the interface must have a clsact."""
     options = _Options(
         sz=ctypes.sizeof(_Options),
         prog_fd=program.fd,
@@ -53,21 +59,59 @@ def attach_ingress(program: Program, ifindex: int) -> bool:
         handle=_HANDLE,
         priority=_PRIORITY,
     )
-    result = lib.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options))
+    result = library().bpf_tc_attach(ctypes.byref(_ingress(ifindex)), ctypes.byref(options))
     check(f"attach {program.name} to the ingress of interface {ifindex}", result)
-    return bool(created == 0)
 
 
-def detach_ingress(ifindex: int, *, with_clsact: bool) -> None:
-    """Remove poise's filter, and the clsact qdisc if poise made it; harmless if they are gone."""
-    lib = library()
-    hook = _hook(ifindex, _INGRESS)
+def detach_ingress(ifindex: int) -> None:
+    """Remove poise's filter; harmless if it is gone, or its interface is."""
     options = _Options(sz=ctypes.sizeof(_Options), handle=_HANDLE, priority=_PRIORITY)
-    doing = f"remove the filter from the ingress of interface {ifindex}"
+    result = library().bpf_tc_detach(ctypes.byref(_ingress(ifindex)), ctypes.byref(options))
     try:
-        check(doing, lib.bpf_tc_detach(ctypes.byref(hook), ctypes.byref(options)))
-        if with_clsact:
-            check(doing, lib.bpf_tc_hook_destroy(ctypes.byref(_hook(ifindex, _BOTH))))
+        check(f"remove the filter from the ingress of interface {ifindex}", result)
     except BpfError as error:
         if error.errno not in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
             raise
+
+
+def has_clsact(ifindex: int) -> bool:
+    """Whether filters can be hung on the interface's ingress; False also where there is no interface."""
+    try:
+        request(rtnl.RTM_GETQDISC, {"index": ifindex, "handle": _CLSACT_HANDLE})
+    except NetlinkError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV):
+            return False
+        raise
+    return True
+
+
+def create_clsact(ifindex: int) -> None:
+    """Have a clsact on the interface, unless it has one. Raises PoiseError if that fails."""
+    try:
+        request(rtnl.RTM_NEWQDISC, *_clsact(ifindex), flags=NLM_F_CREATE | NLM_F_EXCL)
+    except NetlinkError as error:
+        if error.errno != errno.EEXIST:
+            raise PoiseError(f"cannot add a clsact to interface {ifindex}: {error.reason}") from None
+
+
+def destroy_clsact(ifindex: int) -> None:
+    """Remove the interface's clsact with all filters on it; harmless if it is gone."""
+    try:
+        request(rtnl.RTM_DELQDISC, *_clsact(ifindex))
+    except NetlinkError as error:
+        if error.errno not in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
+            raise PoiseError(f"cannot remove the clsact of interface {ifindex}: {error.reason}") from None
+
+
+def has_other_filters(ifindex: int) -> bool:
+    """Whether somebody else has filters on the interface's clsact, in either direction."""
+    return any(
+        found.fields["info"] >> 16 != _PRIORITY or found.fields["handle"] not in (0, _HANDLE)
+        for parent in _FILTER_PARENTS
+        for found in dump(rtnl.RTM_GETTFILTER, {"index": ifindex, "parent": parent})
+    )
+
+
+def _clsact(ifindex: int) -> tuple[dict[str, int], dict[str, object]]:
+    place = {"index": ifindex, "handle": _CLSACT_HANDLE, "parent": _CLSACT_PARENT}
+    return place, {"TCA_KIND": "clsact"}

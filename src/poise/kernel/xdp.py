@@ -3,6 +3,7 @@
 
 import ctypes
 import errno
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -64,16 +65,13 @@ def _adopt(
 ) -> Mode | None:
     if not pin.exists():
         return None
-    link = Link.open_pinned(pin)
-    try:
+    with closing(Link.open_pinned(pin)) as link:
         if link.ifindex == ifindex:
             running: Mode = "native" if _query(ifindex).attach_mode == _ATTACHED_NATIVE else "generic"
             if mode in ("auto", running):
                 link.update(program)
                 return running
-    finally:
-        link.close()
-    pin.unlink()  # of an interface that is gone, or in the mode that is no longer wanted
+    detach(pin)  # from an interface that is gone, or in the mode that is no longer wanted
     return None
 
 
@@ -88,16 +86,21 @@ def _attach(program: Program, interface: str, ifindex: int, mode: Mode, pin: Pat
                 f"for instance with `ip link set dev {interface} xdp off`"
             ) from None
         raise BpfError(f"attach to {interface} in {mode} XDP mode", error.errno, error.log) from None
-    try:
+    with closing(link):
         link.pin(pin)
-    finally:
-        link.close()
+
+
+def detach(pin: Path) -> None:
+    """End the attachment that this pin holds, and remove the pin.
+
+    Removing it would be enough in the end, but the kernel detaches some time after.
+    """
+    with closing(Link.open_pinned(pin)) as link:
+        link.detach()
+    pin.unlink()
 
 
 def interface_of(pin: Path) -> int:
     """Return the interface (ifindex) of a pinned link; 0 if that interface is gone."""
-    link = Link.open_pinned(pin)
-    try:
+    with closing(Link.open_pinned(pin)) as link:
         return link.ifindex
-    finally:
-        link.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from poise.errors import PoiseError
-from poise.kernel import bpffs, features, tc, xdp
+from poise.kernel import bpffs, tc, xdp
 from poise.kernel.libbpf import Object
 from poise.kernel.library import BpfError
 from poise.kernel.maps import Map
@@ -25,15 +25,12 @@ class DataPlane:
         """Load the programs, with the tables that are pinned in `pins` or new ones.
 
         token: 6 bytes, by which XDP hands packets to the slow path.
-        Raises PoiseError if the kernel lacks something, or the pinned tables do not fit this poise.
+        Raises PoiseError if the pinned tables do not fit this poise, or the kernel refuses something.
         """
-        lacks = features.missing()
-        if lacks:
-            raise PoiseError("; ".join(lacks))
         self._pins = pins
-        self.adopted = not bpffs.make_directory(pins)
         with as_file(files("poise.objects") / "balancer.bpf.o") as path:
             self._object = Object(path)
+        self.adopted = not bpffs.make_directory(pins)
         self._object.set_max_entries("handshakes", handshake_rows)
         self._object.pin_maps(pins)
         self._load()
@@ -57,10 +54,11 @@ class DataPlane:
     def attach(
         self, interface: Interface, mode: Literal["auto", "native", "generic"]
     ) -> tuple[xdp.Mode, str | None]:
-        """Let the interface's packets come here; see xdp.attach() for the result."""
-        tc.attach_ingress(self._object.program("slow_path"), interface.index)
+        """Let the interface's packets come here; it must have a clsact. See xdp.attach() for the result."""
         pin = self._pins / (_LINK + interface.name)
-        return xdp.attach(self._object.program("balancer"), interface.name, interface.index, mode, pin)
+        result = xdp.attach(self._object.program("balancer"), interface.name, interface.index, mode, pin)
+        tc.attach_ingress(self._object.program("slow_path"), interface.index)
+        return result
 
     def read(self) -> Tables:
         """Return what the tables hold."""
@@ -137,11 +135,11 @@ def attached(pins: Path) -> dict[str, int]:
     return {name: xdp.interface_of(path) for name, path in links.items()}
 
 
-def detach(pins: Path, interface: str, ifindex: int, *, with_clsact: bool) -> None:
+def detach(pins: Path, interface: str, ifindex: int) -> None:
     """Let go of an interface that `attached` returned."""
-    (pins / (_LINK + interface)).unlink()
+    xdp.detach(pins / (_LINK + interface))
     if ifindex:
-        tc.detach_ingress(ifindex, with_clsact=with_clsact)
+        tc.detach_ingress(ifindex)
 
 
 def discard(pins: Path) -> None:

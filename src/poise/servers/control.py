@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from poise.config import Config
-from poise.kernel import watch
+from poise.kernel import neighbours, watch
 from poise.servers import decide, sense, state, tables
 from poise.servers.apply import DataPlane
 from poise.servers.model import SERVER_IDS, Model, Policy, Server, Vip
@@ -39,8 +39,7 @@ class Controller:
         self._direct = frozenset((net.prefixlen, int(net.network_address)) for net in config.direct)
         self._model = decide.reconcile(state.load_model(path), _wanted(config), time.time(), self._rest)
         self._present = plane.read()
-        self._hops = sense.hops_in(self._present)
-        self._faults: dict[IPv4Address, str] = {}
+        self._ways = sense.Ways(sense.hops_in(self._present))
         state.save_model(path, self._model)
 
     def list(self) -> list[dict[str, object]]:
@@ -53,8 +52,6 @@ class Controller:
         wanted = decide.WantedServer(name or f"{address}:{port}", address, port)
         chosen = decide.find_vip(self._model, vip)
         model, server = decide.add(self._model, chosen, wanted, time.time(), self._rest, declared=False)
-        if all(known.id != server.id for known in chosen.servers):
-            self._plane.forget_traffic(chosen.index * SERVER_IDS + server.id)
         self._change(model)
         return self._one(chosen, server.id, "added")
 
@@ -78,7 +75,7 @@ class Controller:
 
     def unreachable(self) -> int:
         """Return to how many servers no packet can be sent at present."""
-        return len(self._faults)
+        return len(self._ways.faults)
 
     def concerns(self, event: watch.Event) -> bool:
         """Return whether the event may change the way to a server; most only confirm a neighbour."""
@@ -88,37 +85,43 @@ class Controller:
         valid = told.valid and not event.gone
         return any(
             hop.neighbour == told.address and (hop.valid != valid or hop.mac != told.mac)
-            for hop in self._hops.values()
-        ) or (valid and bool(self._faults))
+            for hop in self._ways.hops.values()
+        ) or (valid and bool(self._ways.faults))
 
     def refresh(self) -> None:
         """Look up the way to every server, and apply what differs from the kernel's tables."""
-        self._look_up()
-        self._apply()
+        self._apply(self._desired(self._model))
 
     def _change(self, model: Model) -> None:
+        wanted = self._desired(model)  # what does not fit is refused before it is saved
         state.save_model(self._path, model)
         self._model = model
-        self.refresh()
+        self._apply(wanted)
 
-    def _look_up(self) -> None:
-        addresses = {server.address for _, server in self._model.servers()}
-        self._hops, faults = sense.look_up_hops(addresses, self._hops, self._interfaces)
-        for address in faults.keys() - self._faults.keys():
-            _log.warning("server cannot be reached", address=str(address), reason=faults[address])
-        for address in self._faults.keys() - faults.keys():
-            _log.info("server can be reached", address=str(address))
-        self._faults = faults
-
-    def _apply(self) -> None:
-        wanted = tables.desired(
-            self._model,
-            self._hops,
+    def _desired(self, model: Model) -> tables.Tables:
+        self._look_up({server.address for _, server in model.servers()})
+        return tables.desired(
+            model,
+            self._ways.hops,
             self._direct,
             key=self._key,
             present=self._present,
             shape=self._plane.shape,
         )
+
+    def _look_up(self, addresses: Collection[IPv4Address]) -> None:
+        before, ways = self._ways, sense.look_up_ways(addresses, self._ways.hops, self._interfaces)
+        for address in ways.faults.keys() - before.faults.keys():
+            _log.warning("server cannot be reached", address=str(address), reason=ways.faults[address])
+        for address in (before.faults.keys() - ways.faults.keys()) & ways.hops.keys():
+            _log.info("server can be reached", address=str(address))
+        if ways.neighbours != before.neighbours:
+            neighbours.let_go_except(ways.neighbours)
+        self._ways = ways
+
+    def _apply(self, wanted: tables.Tables) -> None:
+        for row in tables.new_servers(self._present, wanted):
+            self._plane.forget_traffic(row)
         self._plane.write(tables.plan(self._present, wanted))
         self._present = wanted
 
@@ -137,7 +140,7 @@ class Controller:
             "port": server.port,
             "id": server.id,
             "state": server.state.value,
-            "reachable": server.address not in self._faults,
+            "reachable": server.address not in self._ways.faults,
         } | traffic.get(vip.index * SERVER_IDS + server.id, nothing)
 
 

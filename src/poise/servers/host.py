@@ -13,12 +13,13 @@ Needed, and why no more:
 - XDP sees packets as they were on the wire: none merged (LRO, hardware GRO; GRO, which comes before generic
   XDP), no VLAN tag taken off.
 - The VIP is an address of this machine, so that it is answered for (ARP, ping).
+- A clsact on each interface, since the slow path is a TC program.
 
 rp_filter and accept_local stay as they are: what XDP has rewritten never enters the kernel's routing, as it
 leaves by XDP or TC, and what XDP leaves alone comes from where it belongs.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 from itertools import chain
 from pathlib import Path
@@ -29,9 +30,9 @@ from poise import durable
 from poise.config import Config
 from poise.errors import PoiseError
 from poise.kernel import netlink, proc
-from poise.servers.host_settings import Address, Feature, Setting, Sysctl
+from poise.servers.host_settings import Address, Clsact, Feature, Setting, Sysctl
 
-__all__ = ["Address", "Feature", "Setting", "Sysctl", "check", "plan", "set_up", "undo"]
+__all__ = ["Address", "Clsact", "Feature", "Setting", "Sysctl", "check", "plan", "set_up", "undo"]
 
 _BROADCASTS = 3  # as many as for a neighbour that is not known yet (mcast_solicit)
 
@@ -58,6 +59,7 @@ def plan(config: Config, mode: Mapping[str, str]) -> list[Setting]:
     interfaces = [netlink.interface(name) for name in config.interfaces]
     vips = dict.fromkeys(vip.address for vip in config.vips)
     return [
+        *(Clsact(interface=found.name, why="so that TC programs can be attached") for found in interfaces),
         *chain.from_iterable(_offloads(found.name, mode.get(found.name)) for found in interfaces),
         *_sysctls([found.name for found in interfaces]),
         *(_vip(address, interfaces) for address in vips),
@@ -85,8 +87,7 @@ def set_up(settings: Iterable[Setting], state_file: Path) -> list[str]:
         records[setting.name] = _Record(setting=setting, before=first.before if first else value)
         due.append((setting, value))
     if due:
-        changed = _Recording(boot=recording.boot, records=list(records.values()))
-        durable.write(state_file, changed.model_dump_json(indent=2).encode())
+        _store(_Recording(boot=recording.boot, records=list(records.values())), state_file)
     sentences += [_change(setting, value, setting.wanted, setting.why) for setting, value in due]
     return sentences
 
@@ -97,15 +98,19 @@ def check(settings: Iterable[Setting]) -> list[str]:
     return [fault for fault in faults if fault]
 
 
-def undo(state_file: Path) -> list[str]:
+def undo(state_file: Path, due: Callable[[Setting], bool] = lambda _: True) -> list[str]:
     """Set back what still has the value that `set_up` gave it, last first; returns a sentence about each.
 
-    What somebody else has changed since is left alone. Then the state file is deleted; without one, or after
-    a reboot, there is nothing to undo. Raises PoiseError where the kernel refuses a change, or the state
-    file cannot be read: it is kept then, and this can be tried again.
+    `due`: which settings are meant, all unless given. What somebody else has changed since is left alone.
+    When nothing is left to undo, the state file is deleted; without one, or after a reboot, there is nothing
+    to undo. Raises PoiseError where the kernel refuses a change, or the state file cannot be read or written:
+    it is kept then, and this can be tried again.
     """
     recording, sentences = _current(state_file)
+    left = [record for record in recording.records if not due(record.setting)]
     for record in reversed(recording.records):
+        if record in left:
+            continue
         setting, value = record.setting, record.setting.read()
         if value is None:
             sentences.append(f"{setting.name} needs no undoing: the interface is gone")
@@ -113,7 +118,10 @@ def undo(state_file: Path) -> list[str]:
             sentences.append(_change(setting, value, record.before, "as before"))
         elif value != record.before:
             sentences.append(f"{setting.name} is left {value}: it was changed after poise had set it up")
-    _delete(state_file)
+    if not left:
+        _delete(state_file)
+    elif len(left) < len(recording.records):
+        _store(_Recording(boot=recording.boot, records=left), state_file)
     return sentences
 
 
@@ -206,6 +214,10 @@ def _current(state_file: Path) -> tuple[_Recording, list[str]]:
         return recording, []
     _delete(state_file)
     return _Recording(boot=boot, records=[]), ["the machine was restarted, which undid its former set-up"]
+
+
+def _store(recording: _Recording, state_file: Path) -> None:
+    durable.write(state_file, recording.model_dump_json(indent=2).encode())
 
 
 def _delete(state_file: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of this machine, outside poise, can be set and set back: a sysctl, an offload feature, an address."""
+"""What of this machine, outside poise, can be set and set back: sysctls, offloads, addresses, clsact."""
 
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Annotated, Final, Literal
@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from poise.errors import PoiseError
-from poise.kernel import ethtool, netlink, proc
+from poise.kernel import ethtool, netlink, proc, tc
 
 ABSENT: Final = "absent"
 PRESENT: Final = "present"
@@ -131,4 +131,42 @@ class Address(_Setting):
         return IPv4Interface((self.address, 32))
 
 
-Setting = Annotated[Sysctl | Feature | Address, Field(discriminator="kind")]
+class Clsact(_Setting):
+    """The qdisc of an interface that TC programs are attached to; the older `ingress` serves as well."""
+
+    kind: Literal["clsact"] = "clsact"
+    interface: str
+    wanted: Literal["present"] = "present"
+
+    @property
+    def name(self) -> str:
+        """What users know it by, and what tells it from other settings."""
+        return f"clsact of {self.interface}"
+
+    def read(self) -> str | None:
+        """Its value now: "present", "absent", or "used by others"; None where there is no interface."""
+        index = netlink.interface_index(self.interface)
+        if index is None:
+            return None
+        if not tc.has_clsact(index):
+            return ABSENT
+        return "used by others" if tc.has_other_filters(index) else PRESENT
+
+    def met(self, value: str) -> bool:
+        """Whether this value is as good as the wanted one."""
+        return value != ABSENT
+
+    def fixed(self) -> bool:
+        """Whether the value cannot be changed."""
+        return False
+
+    def write(self, value: str) -> None:
+        """Add or remove it; raises PoiseError where that fails."""
+        index = netlink.interface_index(self.interface)
+        if index is None:
+            raise PoiseError(f"cannot change {self.name}: the interface is gone")
+        change = tc.create_clsact if value == PRESENT else tc.destroy_clsact
+        change(index)
+
+
+Setting = Annotated[Sysctl | Feature | Address | Clsact, Field(discriminator="kind")]
