@@ -32,6 +32,16 @@ def bare_ack(port: int) -> str:
     return f"tcp dport {port} tcp flags & (fin | syn | rst | psh | ack) == ack ip length 52"
 
 
+def question(port: int) -> str:
+    """Matches segments to a port that end what a program of the client sent."""
+    return f"tcp dport {port} tcp flags & psh == psh"
+
+
+def answer(port: int) -> str:
+    """Matches segments from a port that end what a program of the server sent."""
+    return f"tcp sport {port} tcp flags & psh == psh"
+
+
 class Fault:
     """One rule in force."""
 

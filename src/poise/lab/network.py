@@ -55,7 +55,8 @@ class ServersLab(Lab):
     """Clients, a balancer and servers; `servers` nginx (at most 200) answer with their names web1, web2, ...
 
     `vip`: whether the VIP is routed to the balancer or in the clients' own subnet. `arms`: interfaces of the
-    balancer. `files`: name -> bytes, served by every server under /files/.
+    balancer. `server_port`: the servers' own, that of the VIP is 80. `files`: name -> bytes, served by every
+    server under /files/.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ServersLab(Lab):
         clients: int = 2,
         vip: Literal["routed", "on-link"] = "routed",
         arms: Literal[1, 2] = 2,
+        server_port: int = PORT,
         files: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
@@ -74,6 +76,7 @@ class ServersLab(Lab):
         self.clients: list[Namespace] = []
         self.servers: list[Nginx] = []
         self._sizes = (clients, servers)
+        self._server_port = server_port
         self._files = dict(files or {})
         self._balancers = 0
 
@@ -126,30 +129,46 @@ class ServersLab(Lab):
         self.router.ip(f"route add {WAN} via {CLIENTS_GATEWAY.network[WAN_ROUTER]}")
         return far
 
+    def vip_settings(
+        self,
+        servers: Sequence[Nginx] | None = None,
+        *,
+        policy: str = "round-robin",
+        port: int | None = None,
+        server_port: int | None = None,
+    ) -> dict[str, object]:
+        """A VIP for the list `vips` of poise.yaml, with the lab's address; `port`: else the lab's.
+
+        `servers`: else all. `server_port`: of another program on all of them, else nginx's.
+        """
+        return {
+            "address": str(self.vip),
+            "port": port or self.port,
+            "policy": policy,
+            "servers": [
+                {
+                    "name": server.name,
+                    "address": str(server.address),
+                    "port": server_port or server.port,
+                }
+                for server in (self.servers if servers is None else servers)
+            ],
+        }
+
     def start_balancer(
         self, servers: Sequence[Nginx] | None = None, *, policy: str = "round-robin", **settings: object
     ) -> Balancer:
         """Start `poise up` in the balancer namespace and wait until it answers.
 
-        `servers`: those it begins with, else all. `settings` are further keys of poise.yaml. Raises LabError
-        with its log if it does not start.
+        `servers`: those it begins with, else all. `settings` are further keys of poise.yaml, or such as
+        replace the lab's own. Raises LabError with its log if it does not start.
         """
         self._balancers += 1
         directory = self.directory / f"poise-{self._balancers}"
         directory.mkdir()
-        members = self.servers if servers is None else servers
-        vip = {
-            "address": str(self.vip),
-            "port": self.port,
-            "policy": policy,
-            "servers": [
-                {"name": server.name, "address": str(server.address), "port": server.port}
-                for server in members
-            ],
-        }
         configuration: dict[str, object] = {
             "interfaces": self.interfaces,
-            "vips": [vip],
+            "vips": [self.vip_settings(servers, policy=policy)],
             "socket": str(directory / "poise.sock"),
             "state_directory": str(directory / "state"),
             "pin_directory": str(self.pins),
@@ -182,7 +201,7 @@ class ServersLab(Lab):
     def _build_server(self, name: str, number: int) -> None:
         namespace = self.add_host(name, SERVERS_GATEWAY, number)
         address = SERVERS_GATEWAY.network[number]
-        nginx = Nginx(namespace, name, address, self.directory / name, self.port)
+        nginx = Nginx(namespace, name, address, self.directory / name, self._server_port)
         nginx.start()
         for file, size in self._files.items():
             nginx.put_file(file, size)
