@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decisions about servers: pure functions from a model, a wish and a time to a new model."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
@@ -19,6 +19,8 @@ from poise.servers.model import (
     State,
     Vip,
 )
+
+_End = tuple[IPv4Address, int]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class WantedVip:
     port: int
     policy: Policy
     servers: tuple[WantedServer, ...]
+
+
+def _end(thing: Server | WantedServer | WantedVip) -> _End:
+    return thing.address, thing.port
 
 
 def find_vip(model: Model, name: str | None) -> Vip:
@@ -187,12 +193,12 @@ def reconcile(model: Model, wanted: Sequence[WantedVip], now: float, rest: float
             taken.add(index)
             vip = Vip(index, want.name, want.address, want.port, want.policy)
         vips.append(replace(vip, name=want.name, policy=want.policy))
-    homes = {_end(want): want for want in wanted}
-    homes |= {_end(server): want for want in wanted for server in want.servers}
+    ends = {_end(want) for want in wanted} | {_end(server) for want in wanted for server in want.servers}
     result = Model(tuple(vips))
     for want, vip in zip(wanted, vips, strict=True):
-        servers = tuple(_undeclared(server, want, homes.get(_end(server)), now) for server in vip.servers)
-        result = replace_vip(result, forget_rested(replace(vip, servers=servers), now, rest))
+        names = {_end(server): server.name for server in want.servers}
+        servers = (_undeclared(server, names, ends, now) for server in vip.servers)
+        result = replace_vip(result, forget_rested(replace(vip, servers=tuple(servers)), now, rest))
     for want in wanted:
         for server in want.servers:
             result = _declare(result, want, server, now, rest)
@@ -203,22 +209,16 @@ def _named(vip: Vip, wanted: Sequence[WantedVip]) -> bool:
     return any((vip.address, vip.port) == (want.address, want.port) for want in wanted)
 
 
-def _end(thing: Server | WantedServer | WantedVip) -> tuple[IPv4Address, int]:
-    return thing.address, thing.port
+def _undeclared(server: Server, names: Mapping[_End, str], elsewhere: Container[_End], now: float) -> Server:
+    """Return what becomes of a server of a VIP before those that the file names there are declared.
 
-
-def _undeclared(server: Server, want: WantedVip, home: WantedVip | None, now: float) -> Server:
-    """Return what becomes of a server of the VIP `want` before those that the file names are declared.
-
-    home: the VIP for which the file names the server, or which is itself at the server's address and port.
+    names: of these, by their ends. elsewhere: ends that cannot be this VIP's, unless they are in `names`.
     """
-    if home is want:
-        return server
-    name = server.name
-    if any(name == other.name for other in want.servers):
-        name = f"{server.address}:{server.port}"
+    if _end(server) in names:
+        return replace(server, name=names[_end(server)])
+    name = f"{server.address}:{server.port}" if server.name in names.values() else server.name
     state = server.state
-    if home:
+    if _end(server) in elsewhere:
         state = State.CUT
     elif server.declared and state not in GONE:
         state = State.REMOVED

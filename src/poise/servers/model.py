@@ -60,7 +60,7 @@ class Vip:
 
 @dataclass(frozen=True)
 class Model:
-    """All VIPs, by index."""
+    """All VIPs, in the order of poise.yaml."""
 
     vips: tuple[Vip, ...] = field(default=())
 

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VIPs and servers for tests, named by small numbers."""
+
+from ipaddress import IPv4Address
+
+from poise.servers.decide import WantedServer, WantedVip
+from poise.servers.model import Policy, Server, State, Vip
+
+
+def wanted(number: int, name: str | None = None) -> WantedServer:
+    """Server 1 is web1 at 10.0.0.1:8080."""
+    return WantedServer(name or f"web{number}", IPv4Address("10.0.0.0") + number, 8080)
+
+
+def wanted_vip(number: int, *servers: WantedServer, name: str | None = None) -> WantedVip:
+    """VIP 1 is vip1 at 192.0.2.1:80."""
+    return WantedVip(
+        name or f"vip{number}", IPv4Address("192.0.2.0") + number, 80, Policy.ROUND_ROBIN, servers
+    )
+
+
+def states(vip: Vip) -> dict[str, tuple[int, State]]:
+    """The id and state of each server of a VIP, by its name."""
+    return {server.name: (server.id, server.state) for server in vip.servers}
+
+
+def end(thing: Vip | Server | WantedServer | WantedVip) -> tuple[IPv4Address, int]:
+    """Where it listens."""
+    return thing.address, thing.port

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever happens to the servers, in whatever order: histories made by hypothesis."""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from poise.errors import PoiseError
+from poise.servers import decide
+from poise.servers.model import GONE, SERVER_IDS, Model, Server, State
+from tests.servers.models import end, wanted, wanted_vip
+
+REST = 10.0
+VIPS = range(1, 4)
+SERVERS = range(1, 7)
+
+End = tuple[IPv4Address, int]
+
+
+@st.composite
+def files(draw: st.DrawFn) -> list[decide.WantedVip]:
+    """What a poise.yaml without mistakes may say: each server in one VIP at most, names all different."""
+    vips = draw(st.lists(st.sampled_from(VIPS), unique=True, min_size=1))
+    homes = draw(st.lists(st.sampled_from([*vips, None]), min_size=len(SERVERS), max_size=len(SERVERS)))
+    names = draw(st.permutations([f"web{number}" for number in SERVERS]))
+    order = draw(st.permutations(SERVERS))
+    named = [(homes[number - 1], wanted(number, names[number - 1])) for number in order]
+    return [wanted_vip(vip, *(server for home, server in named if home == vip)) for vip in vips]
+
+
+class Histories(RuleBasedStateMachine):
+    """Operators and poise.yaml change the servers, while time goes by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.model = Model()
+        self.file: Sequence[decide.WantedVip] = ()
+        self.holders: dict[tuple[End, int], tuple[End, float]] = {}  # of each id, and when last on the list
+
+    @initialize(file=files())
+    def start(self, file: list[decide.WantedVip]) -> None:
+        """The first poise.yaml."""
+        self.read_file(file)
+
+    @rule(file=files())
+    def read_file(self, file: list[decide.WantedVip]) -> None:
+        """Start poise with a changed poise.yaml; starting once more changes nothing."""
+        self.file = file
+        self.model = decide.reconcile(self.model, file, self.now, REST)
+        assert decide.reconcile(self.model, file, self.now, REST) == self.model
+
+    @rule()
+    def restart(self) -> None:
+        """Start poise with the same poise.yaml."""
+        self.read_file(list(self.file))
+
+    @rule(seconds=st.sampled_from([0.5, REST / 2, REST]))
+    def wait(self, seconds: float) -> None:
+        """Let time go by."""
+        self.now += seconds
+
+    @rule(data=st.data(), number=st.sampled_from(SERVERS), name=st.sampled_from(SERVERS))
+    def add(self, data: st.DataObject, number: int, name: int) -> None:
+        """An operator adds a server; one whose id is not free yet gets it back."""
+        vip = data.draw(st.sampled_from(self.model.vips))
+        server = wanted(number, f"web{name}")
+        known = [old for old in vip.servers if end(old) == end(server) and not self._is_rested(old)]
+        try:
+            self.model, added = decide.add(self.model, vip, server, self.now, REST, declared=False)
+        except PoiseError:
+            return
+        assert all(old.id == added.id for old in known)
+
+    @rule(data=st.data(), how=st.sampled_from(["drain", "remove", "cut"]))
+    def change(self, data: st.DataObject, how: str) -> None:
+        """An operator drains, removes or cuts a server."""
+        vip = data.draw(st.sampled_from(self.model.vips))
+        name = f"web{data.draw(st.sampled_from(SERVERS))}"
+        try:
+            if how == "drain":
+                self.model = decide.drain(self.model, vip, name, self.now)
+            else:
+                self.model = decide.remove(self.model, vip, name, self.now, cut=how == "cut")
+        except PoiseError:
+            return
+
+    def _is_rested(self, server: Server) -> bool:
+        return server.state in GONE and not server.declared and server.since + REST <= self.now
+
+    @invariant()
+    def no_id_names_two_servers_within_the_rest(self) -> None:
+        """Between being the id of one server and of the next, an id rests."""
+        present = {end(vip) for vip in self.model.vips}
+        self.holders = {key: holder for key, holder in self.holders.items() if key[0] in present}
+        for vip, server in self.model.servers():
+            assert 0 <= server.id < SERVER_IDS
+            holder, last = self.holders.get((end(vip), server.id), (end(server), self.now))
+            assert holder == end(server) or last + REST <= self.now
+            if server.state not in GONE:
+                last = self.now
+            self.holders[end(vip), server.id] = end(server), last
+
+    @invariant()
+    def nothing_is_there_twice(self) -> None:
+        """Ids, ends and names tell servers apart, and a server is in one VIP."""
+        for vip in self.model.vips:
+            assert_unique([server.id for server in vip.servers])
+            assert_unique([end(server) for server in vip.servers])
+            assert_unique([server.name for server in vip.servers if server.state not in GONE])
+        assert_unique([vip.index for vip in self.model.vips])
+        assert_unique([end(server) for _, server in self.model.servers() if server.state != State.CUT])
+
+    @invariant()
+    def the_file_is_obeyed(self) -> None:
+        """The VIPs are those of poise.yaml, and each of its servers has an id."""
+        assert list(map(end, self.model.vips)) == list(map(end, self.file))
+        for vip, want in zip(self.model.vips, self.file, strict=True):
+            assert {end(server) for server in want.servers} <= {end(server) for server in vip.servers}
+
+
+def assert_unique(things: Sequence[int | str | End]) -> None:
+    """No two of them are equal."""
+    assert len(set(things)) == len(things)
+
+
+TestHistories = Histories.TestCase
+TestHistories.__doc__ = "No id ever names two servers within its rest, and no server is in two VIPs."
+TestHistories.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
