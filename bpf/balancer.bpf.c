@@ -248,8 +248,9 @@ int balancer(struct xdp_md *ctx)
 	if (origin) {
 		row = origin->vip_row;
 		vip = bpf_map_lookup_elem(&vips, &row);
-		if (vip)
+		if (vip && vip->end.protocol == IPPROTO_TCP)
 			return to_client(ctx, &packet, vip, origin);
+		return with_event(EVENT_DROP_REPLY_WITHOUT_VIP, XDP_DROP);
 	}
 	return with_event(EVENT_PASS_UNRELATED, XDP_PASS);
 }

@@ -40,11 +40,11 @@ enum policy {
 
 struct vip {
 	struct service end;
-	__u64 hash_state[4];	/* of SipHash, once it has taken in `end`, see cookie.h */
+	__u64 hash_state[4];	/* of SipHash, once it has taken in `end`, see siphash.h */
 	__u32 index;		/* row of servers, traffic and turns */
 	__u32 pool;		/* where new connections go; two per VIP, so that one can be replaced whole */
 	enum policy policy;
-	__u32 zero;
+	__u32 zero[3];		/* up to a power of two, which makes an index a shift */
 };
 
 enum server_state {
@@ -146,6 +146,7 @@ enum event {
 	EVENT_DROP_SERVER_UNREACHABLE,	/* the hop to the server is not known */
 	EVENT_DROP_REPLY_TOO_BIG,	/* for the link to the client, and may be fragmented */
 	EVENT_DROP_REPLY_OF_CUT_SERVER,
+	EVENT_DROP_REPLY_WITHOUT_VIP,	/* its VIP is being added or removed */
 	EVENT_DROP_RESET_LIMIT,		/* reset without timestamp, over RESET_COPIES_PER_SECOND */
 	EVENT_DROP_NO_NEIGHBOUR,	/* slow path: no way to the client after all */
 	EVENT_DROP_INTERNAL,		/* a table that must be there is not */

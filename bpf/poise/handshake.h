@@ -24,6 +24,7 @@ struct {
 	__type(value, struct handshake_row);
 } handshakes SEC(".maps");
 
+#define SYN_DATA_MAX 0xffff
 #define SYN_COOKIE_OPTION_BITS 0x3f	/* TSBITS in net/ipv4/syncookies.c */
 
 /* Where a flow's handshake is remembered: valid if `row` is not NULL. */
@@ -95,7 +96,10 @@ static __always_inline void handshake_put(struct handshake_row *row, const struc
 	row->who[way] = hash >> 32 << 32 | server << 16 | flags;
 }
 
-/* Notes the timestamp of a server's SYN-ACK; false if its SYN is forgotten. */
+/*
+ * Notes the timestamp of a server's SYN-ACK; false if its SYN is forgotten. `isn` is the client's
+ * as far as the acknowledgement tells: it may cover data that came with the SYN (RFC 7413).
+ */
 static __always_inline bool handshake_answer(struct handshake_row *row, __u64 hash, __u32 isn, __u32 server,
 					     __u32 tsval)
 {
@@ -105,7 +109,7 @@ static __always_inline bool handshake_answer(struct handshake_row *row, __u64 ha
 		handshake_put(row, NULL, hash, isn, server, tsval, HANDSHAKE_USED | HANDSHAKE_ANSWERED);
 		return false;
 	}
-	if (row->isn[seen.way] != isn || seen.server != server) {
+	if (isn - row->isn[seen.way] > SYN_DATA_MAX || seen.server != server) {
 		handshake_put(row, &seen, hash, isn, server, tsval, HANDSHAKE_USED | HANDSHAKE_ANSWERED);
 		return false;
 	}

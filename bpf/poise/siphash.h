@@ -11,23 +11,37 @@
 
 #define rotate_left(x, bits) (((x) << (bits)) | ((x) >> (64 - (bits))))
 
-#define sip_round()                                                    \
+#define sip_first_half()                                               \
 	do {                                                           \
 		v0 += v1; v1 = rotate_left(v1, 13); v1 ^= v0;          \
 		v0 = rotate_left(v0, 32);                              \
+	} while (0)
+
+#define sip_second_half()                                              \
+	do {                                                           \
 		v2 += v3; v3 = rotate_left(v3, 16); v3 ^= v2;          \
 		v0 += v3; v3 = rotate_left(v3, 21); v3 ^= v0;          \
 		v2 += v1; v1 = rotate_left(v1, 17); v1 ^= v2;          \
 		v2 = rotate_left(v2, 32);                              \
 	} while (0)
 
-/* `last` holds the bytes that are left, and in its highest byte the length of the whole message. */
+#define sip_round()                                                    \
+	do {                                                           \
+		sip_first_half();                                      \
+		sip_second_half();                                     \
+	} while (0)
+
+/*
+ * `last` holds the bytes that are left, and in its highest byte the length of the whole message.
+ * The first half of the round that takes them in does not touch v3, where they go: `state` has
+ * it behind it already.
+ */
 static __always_inline __u64 siphash13_finish(const __u64 state[4], __u64 last)
 {
 	__u64 v0 = state[0], v1 = state[1], v2 = state[2], v3 = state[3];
 
 	v3 ^= last;
-	sip_round();
+	sip_second_half();
 	v0 ^= last;
 
 	v2 ^= 0xff;

@@ -21,11 +21,15 @@ def _rotate(value: int, bits: int) -> int:
     return (value << bits | value >> (64 - bits)) & _MASK
 
 
-def _round(state: State) -> State:
+def _first_half(state: State) -> State:
     v0, v1, v2, v3 = state
     v0 = (v0 + v1) & _MASK
     v1 = _rotate(v1, 13) ^ v0
-    v0 = _rotate(v0, 32)
+    return _rotate(v0, 32), v1, v2, v3
+
+
+def _round(state: State) -> State:
+    v0, v1, v2, v3 = _first_half(state)
     v2 = (v2 + v3) & _MASK
     v3 = _rotate(v3, 16) ^ v2
     v0 = (v0 + v3) & _MASK
@@ -68,6 +72,15 @@ def siphash(key: bytes, message: bytes, compression: int = 1, finalisation: int 
     for _ in range(finalisation):
         state = _round(state)
     return state[0] ^ state[1] ^ state[2] ^ state[3]
+
+
+def vip_state(key: bytes, vip: bytes) -> State:
+    """Return what is the same for all connections of a VIP, and so is worked out once: see siphash.h.
+
+    The state after the VIP's eight bytes, and after that half of the next round which does not
+    depend on the client. vip as `service_bytes` gives it.
+    """
+    return _first_half(absorb(initial_state(key), int.from_bytes(vip, "little")))
 
 
 def service_bytes(address: IPv4Address, port: int, protocol: int = 6) -> bytes:
