@@ -36,7 +36,10 @@ class DataPlane:
         self._load()
         self._tables: dict[str, Map] = {name: self._object.map(name) for name in _TABLES}
         self.shape = Shape(self._tables["vips"].max_entries, self._tables["origins"].max_entries)
-        self._write_settings({"token": token, "handshake_mask": handshake_rows - 1})
+        prefixes = len(list(self._tables["direct"].items()))  # an earlier process may have been killed
+        self._write_settings(
+            {"token": token, "handshake_mask": handshake_rows - 1, "direct_prefixes": prefixes}
+        )
 
     def _load(self) -> None:
         try:

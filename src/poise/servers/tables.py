@@ -172,7 +172,7 @@ def _vip_row(vip: Vip, pool: int, key: bytes) -> Row:
     end = _end_of(vip)
     return {
         "end": end._asdict(),
-        "hash_state": cookie.absorb(cookie.initial_state(key), end.number()),
+        "hash_state": cookie.vip_state(key, end.packed()),
         "index": vip.index,
         "pool": pool,
         "policy": POLICIES[vip.policy],
@@ -210,21 +210,23 @@ def plan(present: Tables, wanted: Tables) -> list[Write]:
 
     A server can be found, in both directions, before connections are placed on it; a pool is
     written where it is not in use, and the word that points to it comes after. What cannot be sent
-    to any more, is cut or gone comes last, and servers before their VIP.
+    to any more, is cut or gone comes last, and servers before their VIP. Pools that are no longer
+    in use are left as they are.
     """
     usable = {key for key, row in wanted.servers.items() if row["ifindex"]}
     servers = _changes("servers", present.servers, wanted.servers)
-    origins = _changes("origins", present.origins, wanted.origins)
     vips = _changes("vips", present.vips, wanted.vips)
+    first, then, last = _origins_in_turn(present.origins, wanted.origins)
     steps = [write for write in servers if write.key in usable]
     steps += _changes("pools", present.pools, wanted.pools)
-    steps += [write for write in origins if not _is_last(write)]
+    steps += first
     steps += [Write("direct", key, 1) for key in wanted.direct - present.direct]
     if len(present.direct) != len(wanted.direct):
         steps.append(Write("settings", 0, {"direct_prefixes": len(wanted.direct)}))
     steps += [write for write in vips if end_in(write.value) != GONE]
+    steps += then
     steps += [write for write in servers if write.key not in usable]
-    steps += [write for write in origins if _is_last(write)]
+    steps += last
     steps += [write for write in vips if end_in(write.value) == GONE]
     for table in ("origins", "vips", "servers", "direct"):
         left = getattr(wanted, table)
@@ -232,14 +234,26 @@ def plan(present: Tables, wanted: Tables) -> list[Write]:
     return steps
 
 
+def _origins_in_turn(
+    present: Mapping[int, Row], wanted: Mapping[int, Row]
+) -> tuple[list[Write], list[Write], list[Write]]:
+    """Return the writes before those of VIPs, those of servers that change their VIP, and the last ones."""
+    first, then, last = [], [], []
+    for write in _changes("origins", present, wanted):
+        end, before = end_in(write.value), present.get(write.key)
+        if write.value["cut"] or end == GONE:
+            last.append(write)
+        elif before and end_in(before) == end and before["vip_row"] != write.value["vip_row"]:
+            then.append(write)
+        else:
+            first.append(write)
+    return first, then, last
+
+
 def new_servers(present: Tables, wanted: Tables) -> list[int]:
     """Return the rows of the servers table that are to hold another server than before, or the first one."""
     before = {key: (row["address"], row["port"]) for key, row in present.servers.items()}
     return [key for key, row in wanted.servers.items() if before.get(key) != (row["address"], row["port"])]
-
-
-def _is_last(origin: Write) -> bool:
-    return bool(origin.value["cut"]) or end_in(origin.value) == GONE
 
 
 def _changes(table: str, present: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> list[Write]:
