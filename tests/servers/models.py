@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """VIPs and servers for tests, named by small numbers."""
 
+from collections.abc import Mapping
 from ipaddress import IPv4Address
 
+from poise.servers import tables
 from poise.servers.decide import WantedServer, WantedVip
 from poise.servers.model import Policy, Server, State, Vip
+from poise.servers.tables import End, Row
 
 
 def wanted(number: int, name: str | None = None) -> WantedServer:
@@ -27,3 +30,13 @@ def states(vip: Vip) -> dict[str, tuple[int, State]]:
 def end(thing: Vip | Server | WantedServer | WantedVip) -> tuple[IPv4Address, int]:
     """Where it listens."""
     return thing.address, thing.port
+
+
+def find(table: Mapping[int, Row], end: End, rows: int) -> Row | None:
+    """What find_end() of tables.h finds."""
+    for row in tables.probed_rows(end, rows):
+        if row not in table:
+            return None
+        if End(**table[row]["end"]) == end:
+            return table[row]
+    return None

@@ -49,7 +49,7 @@ class Tables:
     """Contents of the tables; rows that are all zero are left out.
 
     vips and origins: by row, with the end GONE where one was. servers: by VIP index x 512 + id.
-    pools: ids in order, by pool number. direct: (length, address).
+    pools: ids in order, by pool number, whether in use or not. direct: (length, address).
     """
 
     vips: Mapping[int, Row] = field(default_factory=dict)
@@ -139,7 +139,7 @@ def desired(
     """
     pools_in_use = {(row["index"], end_in(row)): row["pool"] for row in present.vips.values()}
     wanted_vips: dict[End, Row] = {}
-    pools = {}
+    pools = dict(present.pools)
     for vip in model.vips:
         ids = _pool(vip, hops)
         pool = pools_in_use.get((vip.index, _end_of(vip)), 2 * vip.index)
@@ -210,15 +210,16 @@ def plan(present: Tables, wanted: Tables) -> list[Write]:
 
     A server can be found, in both directions, before connections are placed on it; a pool is
     written where it is not in use, and the word that points to it comes after. What cannot be sent
-    to any more, is cut or gone comes last, and servers before their VIP. Pools that are no longer
-    in use are left as they are.
+    to any more, is cut or gone comes last, and servers before their VIP.
     """
     usable = {key for key, row in wanted.servers.items() if row["ifindex"]}
     servers = _changes("servers", present.servers, wanted.servers)
     vips = _changes("vips", present.vips, wanted.vips)
     first, then, last = _origins_in_turn(present.origins, wanted.origins)
     steps = [write for write in servers if write.key in usable]
-    steps += _changes("pools", present.pools, wanted.pools)
+    steps += [
+        Write("pools", key, ids) for key, ids in wanted.pools.items() if present.pools.get(key, ()) != ids
+    ]
     steps += first
     steps += [Write("direct", key, 1) for key in wanted.direct - present.direct]
     if len(present.direct) != len(wanted.direct):
