@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real programs, loaded with real tables, and run on packets by BPF_PROG_TEST_RUN."""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from importlib.resources import as_file, files
+from ipaddress import IPv4Address
+from typing import Any
+
+from poise.kernel.libbpf import Object
+from poise.kernel.maps import Map
+from poise.servers import tables
+from poise.servers.model import SERVER_IDS, Hop, Model
+from poise.servers.tables import Shape, Tables, Write
+from tests.bpf.services import TOKEN
+
+MAPS = (
+    *("settings", "vips", "servers", "origins", "pools", "direct"),
+    *("handshakes", "turns", "reset_budgets", "events", "traffic"),
+)
+HANDSHAKE_ROWS = 1024
+RESET_COPIES_PER_SECOND = 20000  # of contract.h
+
+
+Direct = frozenset[tuple[int, int]]  # prefixes: length, address
+NONE_DIRECT: Direct = frozenset()
+
+
+class Verdict(IntEnum):
+    """What an XDP program wants done with a packet: enum xdp_action."""
+
+    ABORTED = 0
+    DROP = 1
+    PASS = 2
+    TX = 3
+    REDIRECT = 4
+
+
+class TcVerdict(IntEnum):
+    """The same of a TC program, linux/pkt_cls.h; UNSPEC leaves the packet to the kernel."""
+
+    UNSPEC = 0xFFFFFFFF
+    SHOT = 2
+    REDIRECT = 7
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a packet."""
+
+    verdict: Verdict
+    packet: bytes
+
+
+class Balancer:
+    """Both programs of the balancer; runs take place in the caller's network namespace."""
+
+    def __init__(self) -> None:
+        """Load the programs, with tables of their own that nobody pins."""
+        with as_file(files("poise.objects") / "balancer.bpf.o") as path:
+            self._object = Object(path)
+        self._object.set_max_entries("handshakes", HANDSHAKE_ROWS)
+        self._object.load()
+        self._xdp = self._object.program("balancer")
+        self._tc = self._object.program("slow_path")
+        self._events = {
+            number: name.removeprefix("EVENT_").lower()
+            for name, number in self._object.btf.enum("event").items()
+        }
+        self._maps = {name: self._object.map(name) for name in MAPS}
+        self._present = Tables()
+        self._shape = Shape(self._map("vips").max_entries, self._map("origins").max_entries)
+        self._set("settings", {"token": TOKEN})
+        self.remember_in(HANDSHAKE_ROWS)
+
+    def close(self) -> None:
+        """Unload the programs."""
+        self._object.close()
+
+    def _map(self, name: str) -> Map:
+        return self._maps[name]
+
+    def _set(self, table: str, changes: Mapping[str, Any]) -> None:
+        only = self._map(table)
+        only.set(0, only.get(0) | changes)
+
+    def fill(
+        self, model: Model, hops: Mapping[IPv4Address, Hop], key: bytes, direct: Direct = NONE_DIRECT
+    ) -> None:
+        """Have the tables hold this model, by the plan that the daemon would carry out."""
+        for _ in self.filling(model, hops, key, direct):
+            pass
+
+    def filling(
+        self, model: Model, hops: Mapping[IPv4Address, Hop], key: bytes, direct: Direct = NONE_DIRECT
+    ) -> Generator[Write, None, None]:
+        """Do the same step by step: yields each write when it is done; if closed, does the rest."""
+        present, shape = self._present, self._shape
+        wanted = tables.desired(model, hops, direct, key=key, present=present, shape=shape)
+        steps = iter(tables.plan(present, wanted))
+        try:
+            for step in steps:
+                self._write(step)
+                yield step
+        finally:
+            for step in steps:
+                self._write(step)
+            self._present = wanted
+
+    def _write(self, step: Write) -> None:
+        key, value = step.key, step.value
+        match step.table:
+            case "settings":
+                self._set("settings", value)
+            case "pools":
+                self._map("pools").set(key, {"size": len(value), "ids": value})
+            case "direct" if value is None:
+                self._map("direct").delete({"length": key[0], "address": key[1]})
+            case "direct":
+                self._map("direct").set({"length": key[0], "address": key[1]}, value)
+            case table:
+                self._map(table).set(key, value or {})
+
+    def start_afresh(self) -> None:
+        """Forget all handshakes, and let the first server of each VIP be the next."""
+        handshakes, turns = self._map("handshakes"), self._map("turns")
+        handshakes.update([(row, {}) for row, _ in handshakes.nonzero()])
+        turns.update([(row, 0) for row, _ in turns.nonzero()])
+
+    def remember_in(self, rows: int) -> None:
+        """Use so many rows of the handshake table, a power of two up to HANDSHAKE_ROWS."""
+        self._set("settings", {"handshake_mask": rows - 1})
+
+    def run(self, frame: bytes) -> Result:
+        """Let the XDP program handle a frame."""
+        result = self._xdp.test_run(frame)
+        return Result(Verdict(result.verdict), result.packet)
+
+    def run_slow_path(self, frame: bytes) -> tuple[TcVerdict, bytes]:
+        """Let the TC program handle a frame that XDP passed."""
+        result = self._tc.test_run(frame)
+        return TcVerdict(result.verdict), result.packet
+
+    def events(self) -> dict[str, int]:
+        """Return how often each event happened, zeros left out."""
+        counts = {self._events[key]: sum(cpus) for key, cpus in self._map("events").nonzero()}
+        return {name: count for name, count in counts.items() if count}
+
+    def traffic(self, vip_index: int, server_id: int) -> dict[str, int]:
+        """Return what was counted of a server: connections, packets, bytes."""
+        row = SERVER_IDS * vip_index + server_id
+        cpus = self._map("traffic").get(row)
+        return {name: sum(cpu[name] for cpu in cpus) for name in cpus[0]}
+
+    def spend_reset_budget(self, second: int, *, left: int) -> None:
+        """Leave so many copies of resets to each CPU in that second of the monotonic clock."""
+        budgets = self._map("reset_budgets")
+        budgets.set(0, [{"second": second, "used": RESET_COPIES_PER_SECOND - left} for _ in budgets.get(0)])

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bpf.balancer import Balancer
+from tests.bpf.network import DIRECT, Site
+from tests.bpf.services import KEY, MODEL, hops
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """The network around the balancer."""
+    with Site() as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def loaded(site: Site) -> Iterator[Balancer]:
+    """The programs, with their tables still empty."""
+    with site.here.enter():
+        balancer = Balancer()
+    yield balancer
+    balancer.close()
+
+
+@pytest.fixture(scope="module")
+def servers_ifindex(site: Site) -> int:
+    """The interface towards servers."""
+    with site.here.enter():
+        return socket.if_nametoindex("eth1")
+
+
+@pytest.fixture(scope="module")
+def balancer(site: Site, loaded: Balancer, servers_ifindex: int) -> Iterator[Balancer]:
+    """The balancer of `services.MODEL`; while a module's tests run, this thread lives where it is."""
+    direct = frozenset({(DIRECT.prefixlen, int(DIRECT.network_address))})
+    with site.here.enter():
+        loaded.fill(MODEL, hops(MODEL, servers_ifindex), KEY, direct)
+        loaded.start_afresh()
+        yield loaded
