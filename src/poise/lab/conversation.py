@@ -4,6 +4,7 @@
 import selectors
 import socket
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -161,6 +162,22 @@ class Conversation:
     def agreed(self) -> tuple[Agreed, Agreed]:
         """What the client and the server believe to be agreed on."""
         return _agreed(self.client), _agreed(self.server)
+
+    def end(self, timeout: float = 5) -> None:
+        """Close it from the server's side, which then has it in TIME_WAIT; the client's port is free again.
+
+        Raises LabError if the client's kernel still has the connection after `timeout` seconds.
+        """
+        self.server.close()
+        if self.client.recv(1):
+            raise LabError("the server said something before it closed")
+        self.client.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + timeout
+        while not is_closed(self.client):  # the kernel tells nobody
+            if time.monotonic() > deadline:
+                raise LabError("the connection did not end")
+            time.sleep(0.001)
+        self.client.close()
 
     def vanish(self) -> None:
         """Have the client's kernel forget the connection without a word to the server."""

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network that delivers a segment again and again: a server answers each copy at once, with an ACK."""
+
+import socket
+import threading
+from types import TracebackType
+from typing import Self
+
+from poise.lab.conversation import Conversation
+from poise.lab.namespaces import Namespace
+
+_ETH_P_ALL = 3
+_TCP_AT = 14 + 20  # octets: Ethernet header, IP header without options
+_PSH = 8
+_PAUSE = 0.00002  # seconds; in truth it takes the better part of 0.1 ms
+
+
+class Duplicates:
+    """Thousands of copies a second of the last question of a conversation, from the client's interface.
+
+    As a context manager, around which nothing else may be said.
+    """
+
+    def __init__(self, client: Namespace, conversation: Conversation) -> None:
+        """Have the conversation exchange something, of which this keeps the question's frame."""
+        with client.enter():
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+        self._socket.bind(("eth0", _ETH_P_ALL))
+        conversation.exchange()
+        source = conversation.name[1].to_bytes(2, "big")
+        while True:
+            self._frame = self._socket.recv(2048)
+            if self._frame[_TCP_AT : _TCP_AT + 2] == source and self._frame[_TCP_AT + 13] & _PSH:
+                break
+        self.sent = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._socket.close()
+
+    def _repeat(self) -> None:
+        while not self._stop.wait(_PAUSE):
+            self._socket.send(self._frame)
+            self.sent += 1
