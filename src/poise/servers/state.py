@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from poise import durable
 from poise.errors import PoiseError
-from poise.servers.model import Model
+from poise.servers.model import SERVER_IDS, Model
 
 KEY_BYTES = 16
 _MODEL = TypeAdapter(Model)
@@ -17,14 +17,30 @@ _MODEL = TypeAdapter(Model)
 def load_model(path: Path) -> Model:
     """Return the model that was saved there, or an empty one; PoiseError if the file is damaged."""
     try:
-        return _MODEL.validate_json(path.read_bytes())
+        model = _MODEL.validate_json(path.read_bytes())
     except FileNotFoundError:
         return Model()
-    except (OSError, ValidationError) as error:
-        raise PoiseError(
-            f"cannot read the server ids in {path} ({_first_line(error)}): restore it from a backup, or "
-            "delete it, which breaks the connections that are open"
-        ) from None
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from None
+    except ValidationError as error:
+        raise _unreadable(path, error.errors()[0]["msg"]) from None
+    if not _is_consistent(model):
+        raise _unreadable(path, "an id is there twice or out of range")
+    return model
+
+
+def _unreadable(path: Path, why: str | None) -> PoiseError:
+    return PoiseError(
+        f"cannot read the server ids in {path} ({why}): restore it from a backup, or delete it, which breaks "
+        "the connections that are open"
+    )
+
+
+def _is_consistent(model: Model) -> bool:
+    indices = [vip.index for vip in model.vips]
+    ids = [(vip.index, server.id) for vip, server in model.servers()]
+    in_range = all(0 <= server_id < SERVER_IDS for _, server_id in ids) and min(indices, default=0) >= 0
+    return in_range and len(set(indices)) == len(indices) and len(set(ids)) == len(ids)
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -36,7 +52,7 @@ def load_key(path: Path) -> bytes:
     """Return the 16-byte key of the cookie, made at first use; PoiseError if others may read the file."""
     try:
         mode = path.stat().st_mode & 0o777
-        text = path.read_text().strip()
+        text = path.read_text(errors="replace").strip()
     except FileNotFoundError:
         key = secrets.token_bytes(KEY_BYTES)
         durable.write(path, key.hex().encode() + b"\n", 0o600)
@@ -52,7 +68,3 @@ def load_key(path: Path) -> bytes:
     if len(key) != KEY_BYTES:
         raise PoiseError(f"the cookie key {path} is not {KEY_BYTES} bytes in hexadecimal: restore it")
     return key
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
