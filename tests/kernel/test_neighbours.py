@@ -4,7 +4,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from poise.kernel import netlink
+from poise.kernel import neighbours, netlink
 from poise.kernel.netlink import Event, NeighbourChange
 from tests.kernel.two_machines import living_here, mac_of, neighbours_of, seen
 
@@ -139,6 +139,25 @@ def test_let_go_of_what_is_unknown_is_nothing() -> None:
         netlink.let_go(index(), PEER)
         netlink.let_go(999, PEER)
         assert not neighbours_of(machines.here)
+
+
+def test_all_can_be_let_go_except_some() -> None:
+    """What is kept fresh for nobody any more is let go, also by another process; those of others stay."""
+    other, foreign = (IPv4Address(f"10.1.0.{number}") for number in (3, 4))
+    with living_here() as machines:
+        machines.here.ip(f"neighbour add {foreign} dev eth0 managed")
+        for address in (PEER, other):
+            netlink.keep_fresh(index(), address)
+        neighbours.let_go_except({(index(), other)})
+        assert managed() == {other, foreign}
+        neighbours.let_go_except(())
+        assert managed() == {foreign}
+
+
+def managed() -> set[IPv4Address]:
+    """The addresses that the kernel keeps fresh."""
+    known = {PEER, IPv4Address("10.1.0.3"), IPv4Address("10.1.0.4")}
+    return {address for address in known if (entry := netlink.neighbour(index(), address)) and entry.managed}
 
 
 def test_stale_neighbours_are_checked() -> None:

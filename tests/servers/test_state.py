@@ -48,7 +48,7 @@ while True:
     for file, model in zip(files, models, strict=True):
         state.save_model(file, model)
     for saves in (3, 7, 20):
-        command = [sys.executable, "-c", program, path, *files]
+        command = [sys.executable, "-c", program, str(path), *map(str, files)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as saving:
             assert saving.stdout
             assert [saving.stdout.readline() for _ in range(saves)] == [b"saved\n"] * saves

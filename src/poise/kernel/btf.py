@@ -27,6 +27,7 @@ _EXTRA = {
 }
 _QUALIFIERS = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
 _NETWORK_ORDER = ("__be16", "__be32", "__be64")
+_SIGNED = 1  # BTF_INT_SIGNED
 _SCALARS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -167,8 +168,10 @@ class Btf:
                 order = "!"
             entry = self._types[entry.size]
         match entry.kind:
-            case k if k in (INT, ENUM, ENUM64):
-                return Scalar(entry.size, order + _SCALARS[entry.size])
+            case k if k in (INT, ENUM, ENUM64) and entry.size in _SCALARS:
+                is_signed = k == INT and entry.extra[3] & _SIGNED
+                letter = _SCALARS[entry.size]
+                return Scalar(entry.size, order + (letter.lower() if is_signed else letter))
             case k if k == ARRAY:
                 element_id, _, count = struct.unpack("=III", entry.extra)
                 element = self.layout(element_id)
@@ -184,6 +187,9 @@ class Btf:
     def _members(self, entry: _Type) -> dict[str, tuple[int, Layout]]:
         members = {}
         for name, type_id, bits in struct.iter_unpack("=III", entry.extra):
+            if bits % 8 or bits >> 24:  # the latter: how many bits it has
+                msg = f"struct {entry.name} has bit fields, which poise cannot read"
+                raise ValueError(msg)
             members[self._string(name)] = (bits // 8, self.layout(type_id))
         return members
 

@@ -8,7 +8,6 @@ later versions read them the same way.
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,10 +193,6 @@ class Object:
         """Give a map another size than it was compiled with; before loading."""
         check(f"resize the map {name}", self._lib.bpf_map__set_max_entries(self._map_pointer(name), entries))
 
-    def reuse_map(self, name: str, other: Map) -> None:
-        """Use a map of another object in place of this object's; before loading."""
-        check(f"share the map {name}", self._lib.bpf_map__reuse_fd(self._map_pointer(name), other.fd))
-
     def pin_maps(self, directory: Path) -> None:
         """Have all maps pinned there, or taken from there if they are; before loading.
 
@@ -232,14 +227,3 @@ class Object:
             key=self.btf.layout(self._lib.bpf_map__btf_key_type_id(pointer)),
             value=self.btf.layout(self._lib.bpf_map__btf_value_type_id(pointer)),
         )
-
-
-@contextmanager
-def loaded(path: Path) -> Iterator[Object]:
-    """Open and load an object that needs no configuration; closed at the end."""
-    opened = Object(path)
-    try:
-        opened.load()
-        yield opened
-    finally:
-        opened.close()
