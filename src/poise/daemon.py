@@ -119,13 +119,15 @@ def _start(config: Config, *, set_up_host: bool) -> Controller:
 
     plane = apply.DataPlane(config.pin_directory, config.handshake_rows, token[:6])
     controller = Controller(config, directory / _MODEL, key, plane, [each.index for each in interfaces])
-    _resolve(controller)
+    # At a first start the tables are still empty: a request that came in by one interface while its
+    # answer leaves by another one that is not attached yet would be answered in the server's name.
     for interface in interfaces:
         mode, fallback = plane.attach(interface, config.xdp_mode)
         if fallback:
             _log.warning("no native XDP", interface=interface.name, reason=fallback)
         _log.info("attached", interface=interface.name, mode=mode, adopted=plane.adopted)
         modes[interface.name] = mode
+    _resolve(controller)
 
     settings = host.plan(config, modes)
     _prepare(config, settings, everything=set_up_host)
@@ -204,16 +206,20 @@ def _take_back(
 ) -> list[str]:
     """Let go of all interfaces but these, and undo all settings but these; returns a sentence about each.
 
-    No connection is reset by it: while the programs run, the kernel stops to be an end of what comes
-    for the VIPs, and to hand servers' packets to clients as they are. What the programs rely on
-    comes after them.
+    No connection is reset by it. While the programs still run, the kernel stops to be an end of
+    what comes for the VIPs, and to hand servers' packets to clients as they are; then servers get
+    no more to answer. What the programs rely on comes after them.
     """
     interfaces, settings = but
     kept = {setting.name for setting in settings}
     first = (host.Address, host.Sysctl)
     file = config.state_directory / _HOST
     done = host.undo(file, lambda setting: isinstance(setting, first) and setting.name not in kept)
-    for name, ifindex in apply.attached(config.pin_directory).items():
+    attached = apply.attached(config.pin_directory)
+    if attached and not interfaces:
+        apply.stop(config.pin_directory)
+        time.sleep(SETTLE)  # for answers that are under way
+    for name, ifindex in attached.items():
         if name not in interfaces:
             apply.detach(config.pin_directory, name, ifindex)
             done.append(f"detached from {name}")

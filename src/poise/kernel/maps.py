@@ -3,15 +3,17 @@
 
 import ctypes
 import errno
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from poise.errors import PoiseError
-from poise.kernel.btf import Layout
-from poise.kernel.library import library
+from poise.kernel.btf import Bytes, Layout
+from poise.kernel.library import check, library
 
 PERCPU_KINDS = (5, 6, 10)  # BPF_MAP_TYPE_PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
 BATCH = 4096
@@ -36,6 +38,16 @@ def possible_cpus() -> int:
 
 class _BatchOptions(ctypes.Structure):
     _fields_ = (("sz", ctypes.c_size_t), ("elem_flags", ctypes.c_uint64), ("flags", ctypes.c_uint64))
+
+
+class _MapInfo(ctypes.Structure):
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+    )
 
 
 @dataclass(frozen=True)
@@ -142,3 +154,18 @@ class Map:
             if result == -errno.ENOENT:
                 return
             before = marker
+
+
+@contextmanager
+def open_pinned(path: Path) -> Iterator[Map]:
+    """Open the map that is pinned there, whoever made it: its keys and values are plain bytes."""
+    fd = check(f"open the pinned map {path}", library().bpf_obj_get(str(path).encode()))
+    try:
+        info = _MapInfo()
+        length = ctypes.c_uint32(ctypes.sizeof(info))
+        result = library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(length))
+        check(f"read about the pinned map {path}", result)
+        key, value = Bytes(info.key_size), Bytes(info.value_size)
+        yield Map(path.name, fd, info.type, info.max_entries, key, value)
+    finally:
+        os.close(fd)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from poise.errors import PoiseError
-from poise.kernel import bpffs, tc, xdp
+from poise.kernel import bpffs, maps, tc, xdp
 from poise.kernel.libbpf import Object
 from poise.kernel.library import BpfError
 from poise.kernel.maps import Map
@@ -136,6 +136,14 @@ def attached(pins: Path) -> dict[str, int]:
         return {}
     links = {path.name.removeprefix(_LINK): path for path in pins.glob(_LINK + "*")}
     return {name: xdp.interface_of(path) for name, path in links.items()}
+
+
+def stop(pins: Path) -> None:
+    """Have what clients send for the VIPs discarded; what servers send still reaches them."""
+    if not (pins / "servers").exists():
+        return
+    with maps.open_pinned(pins / "servers") as servers:
+        servers.update([(row, b"") for row, _ in servers.nonzero()])
 
 
 def detach(pins: Path, interface: str, ifindex: int) -> None:
