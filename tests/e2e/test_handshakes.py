@@ -92,7 +92,7 @@ def test_a_difficult_handshake_is_as_good_as_without_poise(trouble: Trouble) -> 
         client.sysctl(trouble.client)
         for server in lab.servers:
             server.namespace.sysctl(trouble.server)
-            listeners.listen(server.namespace, server.name, server.address)
+        listeners.beside(lab.servers)
         direct = talk(client, lab.servers[0].address, LISTENING, listeners, trouble)
         balancer = lab.start_balancer(vips=[lab.vip_settings(server_port=LISTENING)])
         balanced = talk(client, lab.vip, lab.port, listeners, trouble)

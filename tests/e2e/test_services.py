@@ -15,8 +15,7 @@ SECOND_PORT = 81
 def test_each_vip_has_servers_of_its_own() -> None:
     """Two VIPs on one balancer share nothing: each takes turns among servers of its own."""
     with ServersLab(4, clients=1) as lab, Listeners(LISTENING) as listeners:
-        for server in lab.servers:
-            listeners.listen(server.namespace, server.name, server.address)
+        listeners.beside(lab.servers)
         first = lab.vip_settings(lab.servers[:2])
         second = lab.vip_settings(lab.servers[1:], port=SECOND_PORT, server_port=LISTENING)
         balancer = lab.start_balancer(vips=[first | {"name": "first"}, second | {"name": "second"}])
@@ -49,8 +48,7 @@ def test_two_vips_of_different_addresses() -> None:
 def test_by_hash_a_client_port_always_meets_the_same_server() -> None:
     """With the policy hash, and while the servers stay, a client's address and port decide the server."""
     with ServersLab(3, clients=1) as lab, Listeners(LISTENING) as listeners:
-        for server in lab.servers:
-            listeners.listen(server.namespace, server.name, server.address)
+        listeners.beside(lab.servers)
         balancer = lab.start_balancer(vips=[lab.vip_settings(policy="hash", server_port=LISTENING)])
         met: list[list[str]] = []
         for _ in range(2):

@@ -5,6 +5,7 @@ import selectors
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from poise.lab.namespaces import LabError, Namespace
+from poise.lab.nginx import Nginx
 
 _QUESTION, _ANSWER = b"what does the server say?\n", b"it says that all is well\n"
 # linux/tcp.h: the begin of struct tcp_info, and the bits of its tcpi_options
@@ -65,8 +67,13 @@ class Listeners:
         for _, end in self._accepted.values():
             end.close()
 
+    def beside(self, servers: Iterable[Nginx]) -> None:
+        """Listen on the servers' machines, under their names."""
+        for server in servers:
+            self.listen(server.namespace, server.name, server.address)
+
     def listen(self, namespace: Namespace, name: str, address: IPv4Address) -> None:
-        """Let a server of this name listen, too."""
+        """Listen in a namespace, as a server of this name."""
         with namespace.enter():
             listening = socket.create_server((str(address), self.port), backlog=1024)
         listening.setblocking(False)
@@ -177,6 +184,10 @@ class Conversation:
             if time.monotonic() > deadline:
                 raise LabError("the connection did not end")
             time.sleep(0.001)
+        self.client.close()
+
+    def hang_up(self) -> None:
+        """Have the client's program end; its kernel says so once, and resets what it hears afterwards."""
         self.client.close()
 
     def vanish(self) -> None:
