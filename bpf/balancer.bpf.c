@@ -157,12 +157,11 @@ static __always_inline __u64 stamp(const struct packet *packet, const struct vip
 	return rewrite_timestamp(packet, &timestamp->tsval, cookie_stamp(tsval, hash, server, is_synack));
 }
 
-static __always_inline bool is_direct(__be32 address)
+static __always_inline bool is_direct(const struct vip *vip, __be32 address)
 {
-	const struct settings *settings = get_settings();
 	struct prefix prefix = { 32, address };
 
-	return settings && settings->direct_prefixes && bpf_map_lookup_elem(&direct, &prefix);
+	return vip->asks_direct && bpf_map_lookup_elem(&direct, &prefix);
 }
 
 static __always_inline int to_client(struct xdp_md *ctx, struct packet *packet, const struct vip *vip,
@@ -185,7 +184,7 @@ static __always_inline int to_client(struct xdp_md *ctx, struct packet *packet, 
 
 	if (packet->tcp->syn && !packet->tcp->ack)
 		return with_event(EVENT_PASS_SERVER_CONNECTS, XDP_PASS);
-	if (is_direct(packet->ip->daddr))
+	if (is_direct(vip, packet->ip->daddr))
 		return with_event(EVENT_PASS_DIRECT, XDP_PASS);
 	result = bpf_fib_lookup(ctx, &route, sizeof(route), 0);
 	if (result == BPF_FIB_LKUP_RET_NOT_FWDED)

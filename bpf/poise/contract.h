@@ -14,8 +14,8 @@
 
 enum limits {
 	MAX_VIPS = 128,
-	VIP_ROWS = 4096,
-	ORIGIN_ROWS = 32768,
+	VIP_ROWS = 1024,
+	ORIGIN_ROWS = 8192,
 	PROBES = 8,		/* rows of these two in which an end may stand, see tables.h */
 	SERVER_IDS = 512,	/* per VIP: the cookie has nine bits */
 	MAX_DIRECT_PREFIXES = 1024,
@@ -44,7 +44,8 @@ struct vip {
 	__u32 index;		/* row of servers, traffic and turns */
 	__u32 pool;		/* where new connections go; two per VIP, so that one can be replaced whole */
 	enum policy policy;
-	__u32 zero[3];		/* up to a power of two, which makes an index a shift */
+	__u32 asks_direct;	/* whether there are `direct:` prefixes to ask for */
+	__u32 zero[2];		/* up to a power of two, which makes an index a shift */
 };
 
 enum server_state {
@@ -113,7 +114,6 @@ struct prefix {
 
 struct settings {
 	__u32 handshake_mask;	/* rows of the handshake table, less one */
-	__u32 direct_prefixes;	/* how many there are: the trie is not asked when there are none */
 	__u8 token[6];		/* Ethernet source by which XDP hands a packet to the slow path */
 	__u8 zero[2];
 };

@@ -66,8 +66,8 @@ static __always_inline const struct settings *get_settings(void)
 
 /* Multiply-shift hashing: Dietzfelbinger et al., J. Algorithms 25(1), 1997. */
 #define HASH_FACTOR 0x9e3779b97f4a7c15ULL
-#define VIP_SHIFT 52
-#define ORIGIN_SHIFT 49
+#define VIP_SHIFT 54
+#define ORIGIN_SHIFT 51
 
 /* struct service as a number; BPF objects are compiled for little-endian machines. */
 static __always_inline __u64 end_number(__be32 address, __be16 port)

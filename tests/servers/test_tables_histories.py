@@ -27,21 +27,17 @@ class Kernel:
         self.tables: dict[str, dict[Any, Any]] = {
             name: {} for name in ("vips", "servers", "origins", "pools", "direct")
         }
-        self.direct_prefixes = 0
 
     def read(self) -> Tables:
-        """What a new process finds, which sets right how many prefixes there are."""
+        """What a new process finds."""
         copies = {name: dict(table) for name, table in self.tables.items()}
-        self.direct_prefixes = len(copies["direct"])
         direct = frozenset(copies.pop("direct"))
         copies["pools"] = {number: ids for number, ids in copies["pools"].items() if ids}
         return Tables(**copies, direct=direct)
 
     def write(self, step: Write) -> None:
         """One system call."""
-        if step.table == "settings":
-            self.direct_prefixes = step.value["direct_prefixes"]
-        elif step.value is None:
+        if step.value is None:
             del self.tables[step.table][step.key]
         else:
             self.tables[step.table][step.key] = step.value
@@ -75,7 +71,8 @@ class Kernel:
 
     def is_direct(self, prefix: tuple[int, int]) -> bool:
         """Whether packets to the prefix are left alone."""
-        return bool(self.direct_prefixes) and prefix in self.tables["direct"]
+        live = (row for row in self.tables["vips"].values() if End(**row["end"]) != GONE)
+        return all(row["asks_direct"] for row in live) and prefix in self.tables["direct"]
 
 
 def ends_in(table: Mapping[int, Row]) -> set[End]:
@@ -119,7 +116,6 @@ class Contents(Histories):
             self.kernel.write(step)
             laws.check()
         if killed is None or killed >= len(steps):
-            assert self.kernel.direct_prefixes == len(goal.direct)
             pools = {number: ids for number, ids in goal.pools.items() if ids}
             assert self.kernel.read() == replace(goal, pools=pools)
             self.present = goal

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from poise.config.fields import parse_address, parse_port, parse_prefix
-from poise.config.model import MAXIMUM_SERVERS, MAXIMUM_VIPS
+from poise.config.model import MAXIMUM_PREFIXES, MAXIMUM_SERVERS, MAXIMUM_VIPS
 from poise.config.yaml_lines import Document, Finding, Location, show
 
 
@@ -39,6 +39,7 @@ class _Endpoint(NamedTuple):
 
 def too_long(document: Document) -> Iterator[Finding]:
     """Lists with more items than poise can hold; what is too much is cut off the data."""
+    yield from _cut(_list(document.data, "direct"), ("direct",), MAXIMUM_PREFIXES, "prefixes")
     vips = _list(document.data, "vips")
     yield from _cut(vips, ("vips",), MAXIMUM_VIPS, "VIPs")
     for index, vip in enumerate(vips):

@@ -18,7 +18,9 @@ from poise.config.fields import (
     Rows,
 )
 
+# Of enum limits in bpf/poise/contract.h.
 MAXIMUM_VIPS: Final = 128
+MAXIMUM_PREFIXES: Final = 1024
 MAXIMUM_SERVERS: Final = 512  # of a VIP: the cookie has 9 bits
 
 XdpMode = Literal["auto", "native", "generic"]

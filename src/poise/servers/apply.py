@@ -14,7 +14,7 @@ from poise.kernel.maps import Map
 from poise.kernel.netlink import Interface
 from poise.servers.tables import Shape, Tables, Write
 
-_TABLES = ("vips", "servers", "origins", "pools", "direct", "settings", "traffic", "events")
+_TABLES = ("vips", "servers", "origins", "pools", "direct", "traffic", "events")
 _LINK = "link_"
 
 
@@ -36,10 +36,7 @@ class DataPlane:
         self._load()
         self._tables: dict[str, Map] = {name: self._object.map(name) for name in _TABLES}
         self.shape = Shape(self._tables["vips"].max_entries, self._tables["origins"].max_entries)
-        prefixes = len(list(self._tables["direct"].items()))  # an earlier process may have been killed
-        self._write_settings(
-            {"token": token, "handshake_mask": handshake_rows - 1, "direct_prefixes": prefixes}
-        )
+        self._object.map("settings").set(0, {"token": token, "handshake_mask": handshake_rows - 1})
 
     def _load(self) -> None:
         try:
@@ -81,8 +78,6 @@ class DataPlane:
         """Carry out the steps of a plan in their order."""
         for table, key, value in plan:
             match table:
-                case "settings":
-                    self._write_settings(value)
                 case "direct":
                     self._write_direct({"length": key[0], "address": key[1]}, value)
                 case "pools":
@@ -96,16 +91,10 @@ class DataPlane:
         else:
             self._tables["direct"].set(prefix, value)
 
-    def _write_settings(self, changes: dict[str, Any]) -> None:
-        table = self._tables["settings"]
-        table.set(0, table.get(0) | changes)
-
-    def traffic(self) -> dict[int, dict[str, int]]:
-        """Return connections, packets and bytes, over all CPUs, by row of the servers table."""
-        return {
-            row: {name: sum(cpu[name] for cpu in cpus) for name in cpus[0]}
-            for row, cpus in self._tables["traffic"].nonzero()
-        }
+    def traffic(self, row: int) -> dict[str, int]:
+        """Return connections, packets and bytes, over all CPUs, of a row of the servers table."""
+        cpus = self._tables["traffic"].get(row)
+        return {name: sum(cpu[name] for cpu in cpus) for name in cpus[0]}
 
     def forget_traffic(self, row: int) -> None:
         """Start a server's traffic from zero."""

@@ -44,13 +44,12 @@ class Controller:
 
     def list(self) -> list[dict[str, object]]:
         """Return a dict for each server that is on the list or whose id rests."""
-        traffic = self._plane.traffic()
-        return [self._describe(vip, server, traffic) for vip, server in self._model.servers()]
+        return [self._describe(vip, server) for vip, server in self._model.servers()]
 
     def add(self, vip: str | None, name: str | None, address: IPv4Address, port: int) -> dict[str, object]:
         """Let a server take new connections; see decide.add() for what is refused."""
-        wanted = decide.WantedServer(name or f"{address}:{port}", address, port)
         chosen = decide.find_vip(self._model, vip)
+        wanted = decide.WantedServer(name or decide.name_of(chosen, address, port), address, port)
         model, server = decide.add(self._model, chosen, wanted, time.time(), self._rest, declared=False)
         self._change(model)
         return self._one(chosen, server.id, "added")
@@ -129,10 +128,10 @@ class Controller:
         vip = next(other for other in self._model.vips if other.index == vip.index)
         server = next(server for server in vip.servers if server.id == server_id)
         _log.info(f"server {event}", vip=vip.name, server=server.name, id=server.id)
-        return self._describe(vip, server, self._plane.traffic())
+        return self._describe(vip, server)
 
-    def _describe(self, vip: Vip, server: Server, traffic: dict[int, dict[str, int]]) -> dict[str, object]:
-        nothing = {"connections": 0, "packets": 0, "bytes": 0}
+    def _describe(self, vip: Vip, server: Server) -> dict[str, object]:
+        traffic = self._plane.traffic(vip.index * SERVER_IDS + server.id)
         return {
             "vip": vip.name,
             "name": server.name,
@@ -141,7 +140,8 @@ class Controller:
             "id": server.id,
             "state": server.state.value,
             "reachable": server.address not in self._ways.faults,
-        } | traffic.get(vip.index * SERVER_IDS + server.id, nothing)
+            **traffic,
+        }
 
 
 def _wanted(config: Config) -> list[decide.WantedVip]:

@@ -84,6 +84,12 @@ def _with_state(vip: Vip, server: Server, state: State, now: float) -> Vip:
     return _replace_server(vip, replace(server, state=state, since=now))
 
 
+def name_of(vip: Vip, address: IPv4Address, port: int) -> str:
+    """Return the name under which the VIP knows a server, removed or not; else ADDRESS:PORT."""
+    known = _at(vip, address, port)
+    return known.name if known else f"{address}:{port}"
+
+
 def _at(vip: Vip, address: IPv4Address, port: int) -> Server | None:
     ends = (server for server in vip.servers if (server.address, server.port) == (address, port))
     return next(ends, None)

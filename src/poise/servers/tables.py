@@ -146,7 +146,7 @@ def desired(
         if pool in pools_in_use.values() and present.pools.get(pool, ()) != ids:
             pool ^= 1
         pools[pool] = ids
-        wanted_vips[_end_of(vip)] = _vip_row(vip, pool, key)
+        wanted_vips[_end_of(vip)] = _vip_row(vip, pool, key, asks_direct=bool(direct))
     vips = place(wanted_vips, present.vips, shape.vip_rows)
     rows = {row["index"]: number for number, row in vips.items() if end_in(row) != GONE}
     # A server that was cut from one VIP may be in another one by now: its packets are for that one.
@@ -168,7 +168,7 @@ def _end_of(thing: Vip | Server) -> End:
     return End(int(thing.address), thing.port)
 
 
-def _vip_row(vip: Vip, pool: int, key: bytes) -> Row:
+def _vip_row(vip: Vip, pool: int, key: bytes, *, asks_direct: bool) -> Row:
     end = _end_of(vip)
     return {
         "end": end._asdict(),
@@ -176,6 +176,7 @@ def _vip_row(vip: Vip, pool: int, key: bytes) -> Row:
         "index": vip.index,
         "pool": pool,
         "policy": POLICIES[vip.policy],
+        "asks_direct": int(asks_direct),
     }
 
 
@@ -222,8 +223,6 @@ def plan(present: Tables, wanted: Tables) -> list[Write]:
     ]
     steps += first
     steps += [Write("direct", key, 1) for key in wanted.direct - present.direct]
-    if len(present.direct) != len(wanted.direct):
-        steps.append(Write("settings", 0, {"direct_prefixes": len(wanted.direct)}))
     steps += [write for write in vips if end_in(write.value) != GONE]
     steps += then
     steps += [write for write in servers if write.key not in usable]

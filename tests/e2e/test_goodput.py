@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A transfer through poise is as fast as over the same path where the kernel forwards instead."""
+
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+import pytest
+
+from poise.lab import bulk, faults
+from poise.lab.namespaces import Namespace
+from poise.lab.network import ServersLab
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+RUNS = 9  # of each path, in turn; single ones on a lossy path vary by a factor of two
+KEPT = 0.95
+ONE_WAY = 0.020  # seconds
+LOSS = 0.01
+FILE = "large"
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Path:
+    """From a client to a server, with poise between or without."""
+
+    client: Namespace
+    address: IPv4Address
+    port: int
+    octets: int
+
+
+def _near(_: ExitStack, lab: ServersLab) -> Namespace:
+    return lab.clients[0]
+
+
+def _lossy(stack: ExitStack, lab: ServersLab) -> Namespace:
+    (server,) = lab.servers
+    stack.enter_context(faults.drop_random(lab.clients[0], LOSS, f"tcp sport {lab.port}"))
+    stack.enter_context(faults.drop_random(server.namespace, LOSS, f"tcp dport {server.port}"))
+    return lab.clients[0]
+
+
+def _far(_: ExitStack, lab: ServersLab) -> Namespace:
+    return lab.add_far_client(ONE_WAY)
+
+
+WIRES = {"no loss": (_near, 200), "1 % loss": (_lossy, 20), "40 ms": (_far, 50)}
+
+
+@pytest.fixture(params=list(WIRES.values()), ids=list(WIRES))
+def paths(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Path]]:
+    """The same network twice: in the first the kernel forwards, in the second poise does."""
+    wire, megabytes = request.param
+    octets = megabytes * MEGABYTE
+    with ExitStack() as stack:
+        without, balanced = (
+            stack.enter_context(ServersLab(1, clients=1, files={FILE: octets})) for _ in range(2)
+        )
+        clients = [wire(stack, lab) for lab in (without, balanced)]
+        balanced.start_balancer()
+        (server,) = without.servers
+        yield (
+            Path(clients[0], server.address, server.port, octets),
+            Path(clients[1], balanced.vip, balanced.port, octets),
+        )
+
+
+def _download(path: Path) -> bulk.Goodput:
+    return bulk.download(path.client, path.address, path.port, FILE)
+
+
+def _upload(path: Path) -> bulk.Goodput:
+    return bulk.upload(path.client, path.address, path.port, path.octets)
+
+
+@pytest.mark.parametrize("transfer", [_download, _upload], ids=["download", "upload"])
+def test_a_transfer_is_as_fast_as_without_poise(
+    paths: tuple[Path, Path], transfer: Callable[[Path], bulk.Goodput]
+) -> None:
+    """The median goodput through poise is at least 95 % of that of the same path without it."""
+    runs = [[transfer(path).mbit_per_s for path in paths] for _ in range(RUNS)]
+    without, balanced = (statistics.median(path) for path in zip(*runs, strict=True))
+    assert balanced >= KEPT * without, runs
