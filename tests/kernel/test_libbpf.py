@@ -71,7 +71,7 @@ def pins() -> Iterator[Path]:
     path = bpffs.BPFFS / f"poise-test-{os.getpid()}"
     assert bpffs.make_directory(path)
     yield path
-    bpffs.remove_directory(path)
+    bpffs.remove_pins(path, [pin.name for pin in bpffs.pins_in(path)])
 
 
 def test_a_refused_program_comes_with_the_verifiers_words() -> None:

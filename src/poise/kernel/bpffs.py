@@ -3,6 +3,7 @@
 
 import ctypes
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from poise.errors import PoiseError
@@ -25,15 +26,16 @@ def make_directory(path: Path) -> bool:
     """
     if path.is_relative_to(BPFFS) and not _is_bpffs(BPFFS):
         _mount()
-    if path.is_mount() or not _is_bpffs(next(place for place in (path, *path.parents) if place.exists())):
-        raise PoiseError(
-            f"the pin directory {path} must be a directory below a BPF file system, like {BPFFS}/poise"
-        )
     try:
+        nearest = next(place for place in (path, *path.parents) if place.exists())
+        if path.is_mount() or not _is_bpffs(nearest):
+            raise PoiseError(
+                f"the pin directory {path} must be a directory below a BPF file system, like {BPFFS}/poise"
+            )
         path.mkdir(parents=True)
     except FileExistsError:
         return False
-    except OSError as error:
+    except OSError as error:  # EPERM for a name that no pin may have
         raise PoiseError(f"cannot create the pin directory {path}: {error.strerror}") from None
     return True
 
@@ -45,13 +47,22 @@ def _mount() -> None:
         raise PoiseError(f"cannot mount the BPF file system on {BPFFS}: {reason}")
 
 
-def remove_directory(path: Path) -> None:
-    """Unpin everything in the directory and remove it; harmless if it is not there."""
-    if not path.exists():
-        return
+def pins_in(directory: Path) -> list[Path]:
+    """Return what is pinned in a directory; nothing if there is no such directory."""
     try:
-        for pin in path.iterdir():
-            pin.unlink()
-        path.rmdir()
-    except OSError as error:
-        raise PoiseError(f"cannot remove {error.filename}: {error.strerror}") from None
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
+
+
+def remove_pins(directory: Path, names: Iterable[str]) -> None:
+    """Remove these pins from a directory, and the directory if that leaves it empty.
+
+    Harmless if they are not there; what is not in a BPF file system is left alone.
+    """
+    if not _is_bpffs(directory):
+        return
+    for name in names:
+        (directory / name).unlink(missing_ok=True)
+    if not pins_in(directory):
+        directory.rmdir()

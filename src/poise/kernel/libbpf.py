@@ -193,16 +193,15 @@ class Object:
         """Give a map another size than it was compiled with; before loading."""
         check(f"resize the map {name}", self._lib.bpf_map__set_max_entries(self._map_pointer(name), entries))
 
-    def pin_maps(self, directory: Path) -> None:
-        """Have all maps pinned there, or taken from there if they are; before loading.
+    def map_names(self) -> list[str]:
+        """Return the names of all maps but the compiler's own (constants), which belong to one program."""
+        return [name for name, pointer in self._map_pointers() if not self._lib.bpf_map__is_internal(pointer)]
 
-        Not the compiler's own (constants), which belong to one loaded program.
-        """
-        for name, pointer in self._map_pointers():
-            if self._lib.bpf_map__is_internal(pointer):
-                continue
+    def pin_maps(self, directory: Path) -> None:
+        """Have all of these maps pinned there, or taken from there if they are; before loading."""
+        for name in self.map_names():
             path = str(directory / name).encode()
-            check(f"pin the map {name}", self._lib.bpf_map__set_pin_path(pointer, path))
+            check(f"pin the map {name}", self._lib.bpf_map__set_pin_path(self._map_pointer(name), path))
 
     def load(self) -> None:
         """Create the maps and load the programs; BpfError with the verifier's log if refused."""

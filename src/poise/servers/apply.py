@@ -2,6 +2,7 @@
 """Plans in, kernel state out: the BPF programs and tables of the servers level."""
 
 from collections.abc import Iterable
+from contextlib import closing
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,11 @@ _TABLES = ("vips", "servers", "origins", "pools", "direct", "traffic", "events")
 _LINK = "link_"
 
 
+def _open() -> Object:
+    with as_file(files("poise.objects") / "balancer.bpf.o") as path:
+        return Object(path)
+
+
 class DataPlane:
     """The balancer's BPF object: its tables are pinned, so a new process takes over what runs."""
 
@@ -28,8 +34,7 @@ class DataPlane:
         Raises PoiseError if the pinned tables do not fit this poise, or the kernel refuses something.
         """
         self._pins = pins
-        with as_file(files("poise.objects") / "balancer.bpf.o") as path:
-            self._object = Object(path)
+        self._object = _open()
         self.adopted = not bpffs.make_directory(pins)
         self._object.set_max_entries("handshakes", handshake_rows)
         self._object.pin_maps(pins)
@@ -43,7 +48,7 @@ class DataPlane:
             self._object.load()
         except BpfError as error:
             if not self.adopted:
-                bpffs.remove_directory(self._pins)
+                discard(self._pins)
             elif "mismatch" in error.log:
                 raise PoiseError(
                     f"the tables pinned in {self._pins} do not fit: handshake_rows was changed, or another "
@@ -121,17 +126,16 @@ def _without_padding(row: dict[str, Any]) -> dict[str, Any]:
 
 def attached(pins: Path) -> dict[str, int]:
     """Return the interfaces (name and ifindex, 0 if gone) that a poise with these pins is attached to."""
-    if not pins.exists():
-        return {}
-    links = {path.name.removeprefix(_LINK): path for path in pins.glob(_LINK + "*")}
-    return {name: xdp.interface_of(path) for name, path in links.items()}
+    links = (path for path in bpffs.pins_in(pins) if path.name.startswith(_LINK))
+    return {path.name.removeprefix(_LINK): xdp.interface_of(path) for path in links}
 
 
 def stop(pins: Path) -> None:
     """Have what clients send for the VIPs discarded; what servers send still reaches them."""
-    if not (pins / "servers").exists():
+    pin = pins / "servers"
+    if not pin.exists():
         return
-    with maps.open_pinned(pins / "servers") as servers:
+    with maps.open_pinned(pin) as servers:
         servers.update([(row, b"") for row, _ in servers.nonzero()])
 
 
@@ -143,5 +147,6 @@ def detach(pins: Path, interface: str, ifindex: int) -> None:
 
 
 def discard(pins: Path) -> None:
-    """Remove what is left of the tables and programs."""
-    bpffs.remove_directory(pins)
+    """Remove the tables, and with them what is left of the programs."""
+    with closing(_open()) as balancer:
+        bpffs.remove_pins(pins, balancer.map_names())
