@@ -57,6 +57,7 @@ def test_python_and_bpf_agree_on_the_cookie(
     vip = Vip(index, "vip", vip_end.address, vip_end.port, Policy.ROUND_ROBIN, (server,))
     model = Model((vip,))
     balancer.fill(model, services.hops(model, servers_ifindex), key)
+    balancer.start_afresh()
     flow = cookie.flow_hash(key, cookie.service_bytes(vip.address, vip.port), client.address, client.port)
     connection = Connection(vip, client)
 
