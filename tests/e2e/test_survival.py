@@ -21,7 +21,7 @@ LISTENING = 7000
 CONNECTIONS = 200
 INTERVAL = 0.5  # seconds between two requests of a connection
 WITHIN = 30.0  # seconds
-IDLE = (35, 50, 70, 100)  # seconds
+IDLE = (35, 70, 90)  # seconds
 AT_ONCE = 2.0  # seconds: twice the interval, and something for a busy machine
 
 
@@ -116,18 +116,39 @@ def test_idle_connections_survive_a_reboot_of_the_balancer() -> None:
         assert drops(balancer) == {}
 
 
-@pytest.mark.parametrize("step", ["down", "up"])
-def test_no_answer_gets_past_poise(step: Literal["down", "up"]) -> None:
-    """While poise starts or ends, a request gets either no server or an answer in the VIP's name.
+@pytest.mark.parametrize(
+    ("repeated", "step"),
+    [
+        ("questions", "down"),
+        ("questions", "up"),
+        ("answers", "down"),
+        pytest.param(
+            *("answers", "up"),
+            marks=pytest.mark.xfail(
+                strict=True, reason="forwarding is set half a second before XDP is attached"
+            ),
+        ),
+    ],
+)
+def test_no_answer_gets_past_poise(
+    repeated: Literal["questions", "answers"], step: Literal["down", "up"]
+) -> None:
+    """While poise starts or ends, clients get answers in the VIP's name, or none; others they would reset.
 
-    An answer in the server's own name makes the client's kernel reset the connection.
+    Answers to what is asked meanwhile, and, if the machine forwards only for poise, such as servers repeat.
     """
     with ServersLab(1, clients=1) as lab, Listeners(LISTENING) as listeners:
         (client,) = lab.clients
+        (server,) = lab.servers
         listeners.beside(lab.servers)
+        if repeated == "answers":
+            lab.router.sysctl({"net.ipv4.ip_forward": 0})
         balancer = lab.start_balancer(vips=[lab.vip_settings(server_port=LISTENING)])
         with Conversation(client, lab.vip, listeners, port=lab.port) as conversation:
-            duplicates = Duplicates(client, conversation)
+            if repeated == "questions":
+                duplicates = Duplicates(client, conversation, conversation.name[1])
+            else:
+                duplicates = Duplicates(server.namespace, conversation, LISTENING)
             balancer.stop()
             with duplicates if step == "down" else nullcontext():
                 balancer.down()

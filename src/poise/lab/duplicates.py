@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network that delivers a segment again and again: a server answers each copy at once, with an ACK."""
+"""A network that delivers a segment again and again: who gets it answers each copy at once, with an ACK."""
 
 import socket
 import threading
@@ -16,23 +16,22 @@ _PAUSE = 0.00002  # seconds; in truth it takes the better part of 0.1 ms
 
 
 class Duplicates:
-    """Thousands of copies a second of the last question of a conversation, from the client's interface.
+    """Thousands of copies a second of a segment with data, sent from a namespace's `eth0`.
 
-    As a context manager, around which nothing else may be said.
+    As a context manager, around which the conversation may say nothing else.
     """
 
-    def __init__(self, client: Namespace, conversation: Conversation) -> None:
-        """Have the conversation exchange something, of which this keeps the question's frame."""
-        with client.enter():
+    def __init__(self, namespace: Namespace, conversation: Conversation, source_port: int) -> None:
+        """Have the conversation exchange something, of which this keeps what left here from that port."""
+        with namespace.enter():
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
         self._socket.bind(("eth0", _ETH_P_ALL))
         conversation.exchange()
-        source = conversation.name[1].to_bytes(2, "big")
+        source = source_port.to_bytes(2, "big")
         while True:
             self._frame = self._socket.recv(2048)
             if self._frame[_TCP_AT : _TCP_AT + 2] == source and self._frame[_TCP_AT + 13] & _PSH:
                 break
-        self.sent = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._repeat, daemon=True)
 
@@ -53,4 +52,3 @@ class Duplicates:
     def _repeat(self) -> None:
         while not self._stop.wait(_PAUSE):
             self._socket.send(self._frame)
-            self.sent += 1
