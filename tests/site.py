@@ -2,6 +2,7 @@
 """A machine on which `poise` is run as a user runs it, and all that poise could have changed there."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,14 @@ class Site(Lab):
         self.configuration = self.directory / "poise.yaml"
         self.configure()
 
+    def afresh(self) -> None:
+        """Forget all that was configured and kept, as before the first `poise up`."""
+        if self.state.is_dir():
+            shutil.rmtree(self.state)
+        self.state.unlink(missing_ok=True)
+        self.socket.unlink(missing_ok=True)
+        self.configure()
+
     def configure(self, *vips: dict[str, object], **settings: object) -> None:
         """Write poise.yaml: these VIPs, else 192.0.2.10:80 with the server; `settings` are its other keys."""
         server = {"name": "web1", "address": "10.2.0.11", "port": 8080}
@@ -68,7 +77,7 @@ class Site(Lab):
         """A `poise up`, which answers."""
         balancer = _Up(self.here, self.configuration, self.socket, self.directory / "log")
         balancer.options = options
-        self._undo.callback(balancer.undo)
+        self._undo.callback(balancer.stop)
         balancer.start()
         return balancer
 
@@ -84,15 +93,13 @@ class Site(Lab):
 
     def footprint(self) -> list[str]:
         """All that poise could have changed on the machine: settings, programs, tables, kept neighbours."""
-        commands = [
-            ["sysctl", "--all", "--pattern", r"^net\.ipv4\.(conf|neigh|ip_forward)"],
-            *(["ethtool", "-k", name] for name in ("eth0", "eth1")),
-            ["ip", "-oneline", "-4", "address", "show"],
-            ["ip", "-oneline", "link", "show"],
-            *(["tc", "qdisc", "show", "dev", name] for name in ("eth0", "eth1")),
-            *(["tc", "filter", "show", "dev", name, "ingress"] for name in ("eth0", "eth1")),
-            ["ip", "-details", "neighbour", "show", "nud", "all"],
-        ]
-        lines = [line for command in commands for line in self.here.run(command).splitlines()]
+        commands = (
+            r"sysctl --all --pattern '^net\.ipv4\.(conf|neigh|ip_forward)'; "
+            "ip -oneline -4 address; ip -oneline link; ip -details neighbour show nud all; "
+            "for name in eth0 eth1; do "
+            "ethtool -k $name; tc qdisc show dev $name; tc filter show dev $name ingress; "
+            "done"
+        )
+        lines = self.here.run(["sh", "-c", commands]).splitlines()
         pins = sorted(str(path) for path in self.pins.iterdir()) if self.pins.exists() else []
         return [line for line in lines if "lladdr" not in line or " managed " in line] + pins

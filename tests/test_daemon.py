@@ -29,24 +29,40 @@ def site() -> Iterator[Site]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[tuple[Site, list[str]]]:
+    """Another one for many tests, and its footprint before them."""
+    with Site() as found:
+        yield found, found.footprint()
+
+
 @pytest.fixture
-def untouched(site: Site) -> Iterator[Site]:
-    """The same; at the end nothing may have been changed there."""
-    before = site.footprint()
+def untouched(shared: tuple[Site, list[str]]) -> Iterator[Site]:
+    """A machine like that; at the end nothing may have been changed there."""
+    site, before = shared
+    site.afresh()
     yield site
     assert site.footprint() == before
 
 
-def test_down_leaves_the_machine_as_it_was(untouched: Site) -> None:
-    """After `poise up` and `poise down` the machine is as before, and each thing undone was told."""
-    site = untouched
+@pytest.fixture(scope="module")
+def undone(shared: tuple[Site, list[str]]) -> list[str]:
+    """What `poise down` tells after a `poise up` on a machine with an offload to be turned off."""
+    site, before = shared
+    site.here.run(["ethtool", "-K", "eth0", "rxvlan", "on"])
+    before[:] = site.footprint()
     balancer = site.running()
-    changed = site.footprint()
+    running = site.footprint()
     balancer.stop()
-    assert site.footprint() == changed
+    assert site.footprint() == running != before
     told = site.poise("down", "-o", "json")
     assert told.stderr == ""
-    undone = json.loads(told.stdout)["undone"]
+    sentences: list[str] = json.loads(told.stdout)["undone"]
+    return sentences
+
+
+def test_down_leaves_the_machine_as_it_was(undone: list[str], untouched: Site) -> None:
+    """After `poise up` and `poise down` the machine is as before, and each thing undone was told."""
     assert [sentence for sentence in undone if sentence.startswith("detached ")] == [
         "detached from eth0",
         "detached from eth1",
@@ -55,18 +71,13 @@ def test_down_leaves_the_machine_as_it_was(untouched: Site) -> None:
         "clsact of eth1: present -> absent, as before",
         "clsact of eth0: present -> absent, as before",
     ]
-    assert site.poise("down").stdout == "there was nothing to undo\n"
+    assert untouched.poise("down").stdout == "there was nothing to undo\n"
 
 
-def test_addresses_and_forwarding_go_before_the_programs(site: Site) -> None:
+def test_addresses_and_forwarding_go_before_the_programs(undone: list[str]) -> None:
     """While XDP still runs, the kernel stops to answer for VIPs and to forward; offloads come back last."""
-    site.here.run(["ethtool", "-K", "eth0", "rxvlan", "on"])
-    site.running().stop()
-    undone = json.loads(site.poise("down", "-o", "json").stdout)["undone"]
-    steps = [
-        next(number for number, sentence in enumerate(undone) if wanted in sentence)
-        for wanted in ("192.0.2.10/32", "forwarding", "detached from eth0", "detached from eth1", "rx-vlan")
-    ]
+    order = ("192.0.2.10/32", "forwarding", "detached from eth0", "detached from eth1", "rx-vlan", "clsact")
+    steps = [next(n for n, sentence in enumerate(undone) if wanted in sentence) for wanted in order]
     assert steps == sorted(steps)
 
 

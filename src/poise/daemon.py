@@ -6,7 +6,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 
 import anyio
@@ -27,6 +27,10 @@ _SLOW_PATH_KEY = "slowpath.key"
 _MODEL = "servers.json"
 _HOST = "host.json"
 _LOCK = "lock"
+
+# These are set up after attaching and undone before detaching: with forwarding, the kernel would hand
+# servers' packets to clients as they are, and as an end of a VIP reset its connections.
+_WHILE_ATTACHED = (host.Sysctl, host.Address)
 
 SETTLE = 0.05  # seconds in which changes that come together are gathered
 RESOLVE = 1.0  # seconds that a start waits for the servers' neighbours
@@ -114,8 +118,7 @@ def _start(config: Config, *, set_up_host: bool) -> Controller:
     key = state.load_key(directory / _KEY)
     token = state.load_key(directory / _SLOW_PATH_KEY)
     modes: dict[str, str] = dict.fromkeys(config.interfaces, config.xdp_mode)
-    but_addresses = [each for each in host.plan(config, modes) if not isinstance(each, host.Address)]
-    _prepare(config, but_addresses, everything=set_up_host)
+    _set_up(config, modes, everything=set_up_host, later=_WHILE_ATTACHED)
 
     plane = apply.DataPlane(config.pin_directory, config.handshake_rows, token[:6])
     controller = Controller(config, directory / _MODEL, key, plane, [each.index for each in interfaces])
@@ -127,10 +130,11 @@ def _start(config: Config, *, set_up_host: bool) -> Controller:
             _log.warning("no native XDP", interface=interface.name, reason=fallback)
         _log.info("attached", interface=interface.name, mode=mode, adopted=plane.adopted)
         modes[interface.name] = mode
-    _resolve(controller)
+    controller.refresh()
 
-    settings = host.plan(config, modes)
-    _prepare(config, settings, everything=set_up_host)
+    _set_up(config, modes, everything=set_up_host, later=(host.Address,))
+    _resolve(controller)
+    settings = _set_up(config, modes, everything=set_up_host)
     if not set_up_host:
         for sentence in host.check(settings):
             _log.warning("host not set up", fault=sentence)
@@ -142,17 +146,24 @@ def _start(config: Config, *, set_up_host: bool) -> Controller:
 def _resolve(controller: Controller) -> None:
     """Give neighbours a moment to answer, so that the first connections find their servers."""
     deadline = time.monotonic() + RESOLVE
-    controller.refresh()
     while controller.unreachable() and time.monotonic() < deadline:
         time.sleep(SETTLE)
         controller.refresh()
 
 
-def _prepare(config: Config, settings: Iterable[host.Setting], *, everything: bool) -> None:
-    """Set up the host, or of it only what poise cannot do without."""
+def _set_up(
+    config: Config, modes: Mapping[str, str], *, everything: bool, later: tuple[type, ...] = ()
+) -> list[host.Setting]:
+    """Set up the host, or of it only what poise cannot do without; return the settings that this takes.
+
+    later: kinds of settings whose time has not come.
+    """
+    settings = host.plan(config, modes)
     due = [setting for setting in settings if everything or isinstance(setting, host.Clsact)]
-    for sentence in host.set_up(due, config.state_directory / _HOST):
+    now = [setting for setting in due if not isinstance(setting, later)]
+    for sentence in host.set_up(now, config.state_directory / _HOST):
         _log.info("host set up", change=sentence)
+    return settings
 
 
 async def _run(tasks: TaskGroup, config: Config, controller: Controller) -> None:
@@ -212,9 +223,8 @@ def _take_back(
     """
     interfaces, settings = but
     kept = {setting.name for setting in settings}
-    first = (host.Address, host.Sysctl)
     file = config.state_directory / _HOST
-    done = host.undo(file, lambda setting: isinstance(setting, first) and setting.name not in kept)
+    done = host.undo(file, lambda setting: isinstance(setting, _WHILE_ATTACHED) and setting.name not in kept)
     attached = apply.attached(config.pin_directory)
     if attached and not interfaces:
         apply.stop(config.pin_directory)

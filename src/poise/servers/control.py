@@ -40,6 +40,9 @@ class Controller:
         self._model = decide.reconcile(state.load_model(path), _wanted(config), time.time(), self._rest)
         self._present = plane.read()
         self._ways = sense.Ways(sense.hops_in(self._present))
+        self._kept_fresh: Collection[sense.Neighbour] | None = (
+            None  # what an earlier process left is not known
+        )
         state.save_model(path, self._model)
 
     def list(self) -> list[dict[str, object]]:
@@ -114,8 +117,9 @@ class Controller:
             _log.warning("server cannot be reached", address=str(address), reason=ways.faults[address])
         for address in (before.faults.keys() - ways.faults.keys()) & ways.hops.keys():
             _log.info("server can be reached", address=str(address))
-        if ways.neighbours != before.neighbours:
+        if ways.neighbours != self._kept_fresh:
             neighbours.let_go_except(ways.neighbours)
+            self._kept_fresh = ways.neighbours
         self._ways = ways
 
     def _apply(self, wanted: tables.Tables) -> None:

@@ -10,17 +10,19 @@ from poise.kernel import neighbours, netlink
 from poise.servers.model import Hop
 from poise.servers.tables import Tables
 
+Neighbour = tuple[int, IPv4Address | IPv6Address]  # ifindex, address
+
 
 @dataclass(frozen=True)
 class Ways:
     """The ways to the servers: hops by server address, and of those not to be reached, why.
 
-    neighbours: the (ifindex, address) that the kernel keeps fresh for them.
+    neighbours: those that the kernel keeps fresh for them.
     """
 
     hops: dict[IPv4Address, Hop] = field(default_factory=dict)
     faults: dict[IPv4Address, str] = field(default_factory=dict)
-    neighbours: set[tuple[int, IPv4Address | IPv6Address]] = field(default_factory=set)
+    neighbours: set[Neighbour] = field(default_factory=set)
 
 
 def hops_in(tables: Tables) -> dict[IPv4Address, Hop]:
