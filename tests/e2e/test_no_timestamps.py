@@ -14,7 +14,7 @@ LISTENING = 7000
 NUMBER = 30  # so many that some would be hashed to another server
 
 
-# Where only the server has none, what is forgotten goes by hash, and was placed by turn: no law can be kept then.
+# Where only the server has none, what is forgotten goes by hash, but was placed by turn: there no law holds.
 @pytest.mark.parametrize(("without", "change"), [("client", "add"), ("client", "forget"), ("server", "add")])
 def test_connections_without_timestamps(without: str, change: str) -> None:
     """Without timestamps a connection lasts as long as its handshake is remembered, or the servers stay."""
