@@ -56,7 +56,6 @@ TROUBLES = {
     "SYN cookies, SYN-ACK lost": Trouble(syn_ack, server=SYN_COOKIES),
     "client without timestamps": Trouble(client=NO_TIMESTAMPS),
     "server without timestamps": Trouble(server=NO_TIMESTAMPS),
-    "round trip over 1 s": Trouble(delay=0.6),
     "round trip over 1 s, server speaks first": Trouble(delay=0.6, greeting=GREETING),
     "round trip over 1 s, SYN cookies": Trouble(delay=0.6, server=SYN_COOKIES),
 }
@@ -70,6 +69,7 @@ SLOW_TROUBLES = {
     "SYN cookies, first question lost": Trouble(question, "output", server=SYN_COOKIES),
     "client without timestamps, SYN-ACK lost": Trouble(syn_ack, client=NO_TIMESTAMPS),
     "server without timestamps, SYN-ACK lost": Trouble(syn_ack, server=NO_TIMESTAMPS),
+    "round trip over 1 s": Trouble(delay=0.6),
     "round trip over 3 s": Trouble(delay=1.6),
     "round trip over 3 s, server speaks first": Trouble(delay=1.6, greeting=GREETING),
     "round trip over 1 s, SYN-ACK lost": Trouble(syn_ack, delay=0.6),

@@ -176,8 +176,8 @@ class ServersLab(Lab):
         path = directory / "poise.yaml"
         path.write_text(json.dumps(configuration | settings, indent=2))  # JSON is YAML
         balancer = Balancer(self.router, path, directory / "poise.sock", directory / "log")
-        # Before the namespaces go: `poise down` needs the interfaces.
-        self._undo.callback(balancer.undo)
+        # No `poise down`: what that would undo goes with the namespace and the pins.
+        self._undo.callback(balancer.stop)
         balancer.start()
         return balancer
 
