@@ -126,6 +126,23 @@ def test_undo_restores_the_machine_exactly(state_file: Path, interface: str) -> 
         assert host.undo(state_file) == []
 
 
+def test_undo_can_be_done_in_parts(state_file: Path) -> None:
+    """Some settings can be set back before the others, which stay as they are, and recorded."""
+    with living_here() as machines:
+        machines.here.run(["ethtool", "-K", "eth0", "rxvlan", "on"])
+        before = state(machines.here)
+        host.set_up(plan(ON_LINK, ROUTED), state_file)
+        first = host.undo(state_file, lambda setting: isinstance(setting, Address))
+        assert [sentence.partition("/")[0] for sentence in first] == [ROUTED, ON_LINK]
+        assert host.undo(state_file, lambda setting: isinstance(setting, Address)) == []
+        assert proc.read_sysctl(FORWARDING) == "1"
+        rest = host.undo(state_file)
+        assert "clsact of eth0: present -> absent, as before" in rest
+        assert "rx-vlan-hw-parse of eth0: off -> on, as before" in rest
+        assert state(machines.here) == before
+        assert not state_file.exists()
+
+
 def test_set_up_leaves_the_rest_of_the_machine_alone(state_file: Path) -> None:
     """Another interface does not become a router's, nor does the machine as a whole."""
     with living_here() as machines:
