@@ -146,6 +146,25 @@ def test_no_answer_gets_past_poise(
             conversation.exchange()
 
 
+def test_busy_connections_survive_a_reboot_of_the_balancer() -> None:
+    """What clients ask while no poise runs is answered later, if the machine forwards only for poise.
+
+    Else what servers repeat, since their clients could not confirm it, would arrive in their own names.
+    """
+    with ServersLab(3) as lab:
+        lab.router.sysctl({"net.ipv4.ip_forward": 0})
+        balancer = lab.start_balancer()
+        connections = open_long_lived(lab)
+        go_on(connections)
+        balancer.stop()
+        balancer.down()
+        assert not lab.pins.exists()
+        balancer.start()
+        go_on(connections)
+        assert connections.finish().reasons == {}
+        assert drops(balancer) == {}
+
+
 def test_remove_now_resets_the_connections_of_that_server_alone() -> None:
     """With --now a server's clients are told at their next word, and nobody else notices anything."""
     with ServersLab(3, clients=1) as lab:
