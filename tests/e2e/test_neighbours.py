@@ -96,6 +96,27 @@ def test_a_server_that_is_down_gets_no_connections_until_it_is_back() -> None:
         assert drops(balancer) == {}
 
 
+@pytest.mark.parametrize("side", ["clients", "servers"])
+def test_an_interface_that_was_down_works_again(side: str) -> None:
+    """When an interface is back, without its former routes and neighbours, so are old and new connections."""
+    with ServersLab(3, clients=1) as lab, Listeners(LISTENING) as listeners, ExitStack() as stack:
+        listeners.beside(lab.servers)
+        balancer = lab.start_balancer(vips=[lab.vip_settings(server_port=LISTENING)])
+        conversations = [
+            stack.enter_context(Conversation(lab.clients[0], lab.vip, listeners, port=lab.port))
+            for _ in lab.servers
+        ]
+        lab.router.ip(f"link set {side} down")
+        if side == "servers":
+            wait_until(lambda: not is_reachable(balancer, "web1"), NOTICED_WITHIN)
+        lab.router.ip(f"link set {side} up")
+        wait_until(lambda: all(server["reachable"] for server in balancer.client.servers()), NOTICED_WITHIN)
+        for conversation in conversations:
+            conversation.exchange()
+        assert meet(lab, listeners, 6) == ["web1"] * 2 + ["web2"] * 2 + ["web3"] * 2
+        assert drops(balancer) == {}
+
+
 def speed_up_arp(lab: ServersLab) -> None:
     """Have the balancer's kernel look after servers ten times as often; else it may take a minute."""
     clocks = {

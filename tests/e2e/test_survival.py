@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from typing import Literal
 
 import pytest
 
+from poise.errors import PoiseError
 from poise.lab.balancer import Balancer
 from poise.lab.conversation import Conversation, Listeners
 from poise.lab.duplicates import Duplicates
@@ -90,6 +93,36 @@ def test_connections_survive_the_end_of_the_daemon(end: Callable[[Balancer], Non
         go_on(connections)
         assert connections.finish().reasons == {}
         assert drops(balancer) == {}
+
+
+@pytest.mark.slow
+def test_connections_survive_a_daemon_killed_amid_changes() -> None:
+    """Wherever in a change the daemon is killed, connections go on, and the next daemon finds all servers."""
+    with ServersLab(4) as lab:
+        balancer = lab.start_balancer()
+        connections = open_long_lived(lab)
+        for milliseconds in (2, 5, 11, 17, 23, 31):
+            with ThreadPoolExecutor(1) as pool:
+                changing = pool.submit(change_for_ever, balancer, lab)
+                time.sleep(milliseconds / 1000)
+                balancer.kill()
+                assert isinstance(changing.exception(), PoiseError)
+            go_on(connections)
+            balancer.start()
+            for server in balancer.client.servers():
+                if server["state"] != "ready":
+                    add(balancer, lab, server["name"])
+            answers = [ask(lab.clients[1], lab.vip, lab.port) for _ in range(8)]
+            assert sorted(answers) == sorted(["web1", "web2", "web3", "web4"] * 2)
+        assert connections.finish().reasons == {}
+        assert drops(balancer) == {}
+
+
+def change_for_ever(balancer: Balancer, lab: ServersLab) -> None:
+    """Remove servers and add them again, until the daemon does not answer any more."""
+    for name in itertools.cycle(["web1", "web2", "web3"]):
+        balancer.client.remove(name)
+        add(balancer, lab, name)
 
 
 def test_idle_connections_survive_a_reboot_of_the_balancer() -> None:
