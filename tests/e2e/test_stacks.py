@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from poise.lab.balancer import Balancer
+from poise.lab.faults import drop_random
 from poise.lab.network import ServersLab
 from poise.lab.short_requests import ShortRequestsCounts
 from poise.lab.traffic import Traffic, long_lived, short_requests
@@ -24,6 +25,7 @@ DAMAGE = re.compile(
     r"|Ip(InHdrErrors|InAddrErrors|InDiscards|InTruncatedPkts)"
     r"|IpExt(InCsumErrors|InNoRoutes)"
 )
+REJECTED = re.compile(r"TcpExt(TSEcrRejected|PAWS\w+)|TcpInCsumErrors|TcpEstabResets")
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(40, marks=pytest.mark.slow)])
@@ -45,6 +47,22 @@ def test_the_kernels_of_clients_and_servers_notice_nothing(seconds: int) -> None
         use(lab, lab.vip, seconds, balancer)
         balanced = change(before, damage(lab))
         assert {name: count for name, count in balanced.items() if count > direct.get(name, 0)} == {}
+        assert drops(balancer) == {}
+
+
+@pytest.mark.slow
+def test_random_loss_delays_but_breaks_nothing() -> None:
+    """With 5 % of all packets lost each way, all requests are served, and no kernel rejects a timestamp."""
+    with ServersLab(3) as lab:
+        balancer = lab.start_balancer()
+        client = lab.clients[0]
+        with drop_random(client, 0.05), drop_random(client, 0.05, hook="output"):
+            many = long_lived(client, lab.vip, lab.port, connections=CONNECTIONS, timeout=WITHIN)
+            short = short_requests(client, lab.vip, lab.port, rate=RATE / 3, timeout=WITHIN)
+            short.wait_until(lambda counts: counts.served >= 1000, 2 * WITHIN)
+            assert short.finish(WITHIN).reasons == many.finish(WITHIN).reasons == {}
+        rejected = {name: count for name, count in damage(lab).items() if REJECTED.fullmatch(name) and count}
+        assert rejected == {}
         assert drops(balancer) == {}
 
 
