@@ -12,6 +12,10 @@ from poise.lab.namespaces import NETNS, Lab, LabError, Namespace, run, sweep
 pytestmark = pytest.mark.root
 
 HOLD_A_LAB = """
+import signal
+# A test run in the background may ignore these, and what it starts would too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys
 from poise.lab.network import ServersLab
 with ServersLab(1) as lab:
