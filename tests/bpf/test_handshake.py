@@ -118,6 +118,12 @@ def _answers() -> Iterator[Case]:
     out = CONNECTION.at_client(packet, (FIRST_CLOCK, stamped))
     yield redirects("of a SYN that is remembered", packet, out, before=(SYN,))
     yield redirects("of a SYN that is forgotten", packet, out, "synack_unexpected")
+    for more, unexpected in ((-1, True), (0, False), (65535, False), (65536, True)):
+        answer = CONNECTION.syn_ack(FIRST, FIRST_CLOCK, isn=CLIENT_ISN + more)
+        law = f"that acknowledges {more} bytes more than the SYN"
+        events = ("synack_unexpected",) if unexpected else ()
+        answered = CONNECTION.at_client(answer, (FIRST_CLOCK, stamped))
+        yield redirects(law, answer, answered, *events, before=(SYN,))
     yield redirects("of an earlier SYN", packet, out, "synack_unexpected", before=(NEXT_SYN,))
     yield redirects("of another server", packet, out, "synack_unexpected", before=(OTHER.syn(), SYN))
     for clock in (FIRST_CLOCK, LAST_CLOCK, 0, 0x3FF, 0x400, 0xFFFFFFFF):

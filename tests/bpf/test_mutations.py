@@ -160,3 +160,20 @@ def test_checksums_are_as_if_computed_from_scratch(
         assert result.verdict == Verdict.REDIRECT
         assert result.packet == summed(result.packet)
         assert len(result.packet) == len(with_options)
+
+
+def _difference(after: bytes, before: bytes) -> int:
+    """How two checksums differ in ones' complement arithmetic, where 0xffff is 0."""
+    return (int.from_bytes(after, "big") - int.from_bytes(before, "big")) % 0xFFFF
+
+
+def test_the_difference_is_right_for_every_checksum(balancer: Balancer) -> None:
+    """What is added to a checksum does not depend on the checksum: no carry is ever lost (RFC 1624)."""
+    frame = WEB.request("PA", NOP + timestamp(1, ECHO), payload=b"odd")
+    right = WEB.at_server(frame, FIRST, (ECHO, ECHO | 0x3FF))
+    places = (slice(ETHERNET + 10, ETHERNET + 12), slice(tcp_offset(frame) + 16, tcp_offset(frame) + 18))
+    expected = [_difference(right[place], frame[place]) for place in places]
+    for number in range(0x10000):
+        before = number.to_bytes(2, "big")
+        after = balancer.run(patched(frame, {place.start: before for place in places})).packet
+        assert [_difference(after[place], before) for place in places] == expected, number

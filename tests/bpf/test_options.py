@@ -64,6 +64,7 @@ WITHOUT: dict[str, Layout] = {
     "without timestamps": lambda _: NOP + NOP + SACK,
     "of 40 NOPs": lambda _: NOP * 40,
     "with END before the timestamps": lambda ts: END + NOP + ts,
+    "with END before what would be an empty option": lambda ts: END + b"\2" + ts,
     "with END between NOP and the timestamps": lambda ts: NOP + END + ts,
     "with an option of length 0 before the timestamps": lambda ts: b"\xfd\0" + ts,
     "with an option of length 1 before the timestamps": lambda ts: b"\xfd\1" + ts,
