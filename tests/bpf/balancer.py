@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from importlib.resources import as_file, files
 from ipaddress import IPv4Address
-from typing import Any
 
 from poise.kernel.libbpf import Object
 from poise.kernel.maps import Map
@@ -71,7 +70,6 @@ class Balancer:
         self._maps = {name: self._object.map(name) for name in MAPS}
         self._present = Tables()
         self._shape = Shape(self._map("vips").max_entries, self._map("origins").max_entries)
-        self._set("settings", {"token": TOKEN})
         self.remember_in(HANDSHAKE_ROWS)
 
     def close(self) -> None:
@@ -80,10 +78,6 @@ class Balancer:
 
     def _map(self, name: str) -> Map:
         return self._maps[name]
-
-    def _set(self, table: str, changes: Mapping[str, Any]) -> None:
-        only = self._map(table)
-        only.set(0, only.get(0) | changes)
 
     def fill(
         self, model: Model, hops: Mapping[IPv4Address, Hop], key: bytes, direct: Direct = NONE_DIRECT
@@ -111,8 +105,6 @@ class Balancer:
     def _write(self, step: Write) -> None:
         key, value = step.key, step.value
         match step.table:
-            case "settings":
-                self._set("settings", value)
             case "pools":
                 self._map("pools").set(key, {"size": len(value), "ids": value})
             case "direct" if value is None:
@@ -130,7 +122,7 @@ class Balancer:
 
     def remember_in(self, rows: int) -> None:
         """Use so many rows of the handshake table, a power of two up to HANDSHAKE_ROWS."""
-        self._set("settings", {"handshake_mask": rows - 1})
+        self._map("settings").set(0, {"token": TOKEN, "handshake_mask": rows - 1})
 
     def run(self, frame: bytes) -> Result:
         """Let the XDP program handle a frame."""
