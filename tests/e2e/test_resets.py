@@ -21,8 +21,15 @@ TOLERANCE = 0.3  # seconds; a lost packet costs a second
 WITHIN = 1.0  # seconds
 
 
-@pytest.mark.parametrize("remembered", [True, False], ids=["remembered", "forgotten"])
-@pytest.mark.parametrize("leave", [Conversation.vanish, Conversation.hang_up], ids=["vanished", "hung up"])
+@pytest.mark.parametrize(
+    ("leave", "remembered"),
+    [
+        pytest.param(Conversation.vanish, True, id="vanished, remembered"),
+        pytest.param(Conversation.vanish, False, id="vanished, forgotten"),
+        pytest.param(Conversation.hang_up, True, id="hung up, remembered"),
+        pytest.param(Conversation.hang_up, False, id="hung up, forgotten", marks=pytest.mark.slow),
+    ],
+)
 def test_a_reset_without_timestamp_reaches_the_server(
     leave: Callable[[Conversation], None], *, remembered: bool
 ) -> None:

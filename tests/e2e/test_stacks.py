@@ -28,7 +28,7 @@ DAMAGE = re.compile(
 REJECTED = re.compile(r"TcpExt(TSEcrRejected|PAWS\w+)|TcpInCsumErrors|TcpEstabResets")
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [2, pytest.param(40, marks=pytest.mark.slow)])
 def test_the_kernels_of_clients_and_servers_notice_nothing(seconds: int) -> None:
     """After many connections and changes, no kernel has counted anything odd that it does not without poise.
 
