@@ -40,9 +40,8 @@ class Controller:
         self._model = decide.reconcile(state.load_model(path), _wanted(config), time.time(), self._rest)
         self._present = plane.read()
         self._ways = sense.Ways(sense.hops_in(self._present))
-        self._kept_fresh: Collection[sense.Neighbour] | None = (
-            None  # what an earlier process left is not known
-        )
+        # None: what an earlier process had kept fresh is not known.
+        self._kept_fresh: Collection[sense.Neighbour] | None = None
         state.save_model(path, self._model)
 
     def list(self) -> list[dict[str, object]]:
