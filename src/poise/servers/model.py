@@ -10,6 +10,31 @@ from poise.errors import NotFoundError, PoiseError
 
 SERVER_IDS = 512  # per VIP: the cookie has nine bits
 
+Address = IPv4Address | IPv6Address
+
+
+class Protocol(StrEnum):
+    """What a VIP balances; QUIC is UDP whose connection ids may name the server."""
+
+    TCP = "tcp"
+    UDP = "udp"
+    QUIC = "quic"
+
+
+class Mode(StrEnum):
+    """Whether a VIP's TCP connections each have an entry in a table."""
+
+    STATELESS = "stateless"
+    STATEFUL = "stateful"
+
+
+class Layout(StrEnum):
+    """Where in the timestamp the cookie stands: ours, or one of the paper's, for research."""
+
+    LOW = "low"
+    MSB = "msb"
+    LSB = "lsb"
+
 
 class Policy(StrEnum):
     """How a VIP places connections."""
@@ -34,16 +59,32 @@ GONE = (State.REMOVED, State.CUT)
 class Server:
     """A server of a VIP under its id.
 
-    since: when it got its state, seconds since 1970. declared: it stands in poise.yaml.
+    since: when it got its state, seconds since 1970. declared: it stands in poise.yaml. weight: its share
+    of what is placed by hash.
     """
 
     id: int
     name: str
-    address: IPv4Address
+    address: Address
     port: int
     state: State
     since: float
     declared: bool
+    weight: int = 1
+
+
+@dataclass(frozen=True)
+class QuicIds:
+    """How connection ids name servers, after draft-ietf-quic-load-balancers, section 3.
+
+    config: codepoint of the three config-rotation bits, 0 to 6. Lengths in bytes. key: 16 bytes of
+    AES-128, None for the plaintext algorithm.
+    """
+
+    config: int
+    server_id_length: int
+    nonce_length: int
+    key: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -52,10 +93,14 @@ class Vip:
 
     index: int
     name: str
-    address: IPv4Address
+    address: Address
     port: int
     policy: Policy
     servers: tuple[Server, ...] = ()
+    protocol: Protocol = Protocol.TCP
+    mode: Mode = Mode.STATELESS
+    layout: Layout = Layout.LOW
+    quic_ids: tuple[QuicIds, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,14 +121,26 @@ class Hop:
     """The Ethernet hop towards a server: interface, its MAC address and the neighbour's.
 
     neighbour: the server itself or its gateway, None if only the tables of an earlier process tell.
-    valid: the kernel would send there now; otherwise it is the last hop that was known.
+    valid: the kernel would send there now; otherwise it is the last hop that was known. ifindex: of the
+    device that frames leave by. tags: VLAN ids that they carry, at most two, the outer one first. mtu: of
+    the way to the server, in bytes; 0 if unknown.
     """
 
-    neighbour: IPv4Address | IPv6Address | None
+    neighbour: Address | None
     ifindex: int
     mac: bytes
     interface_mac: bytes
     valid: bool
+    tags: tuple[int, ...] = ()
+    mtu: int = 0
+
+
+@dataclass(frozen=True)
+class Link:
+    """Where frames for an interface of the routing table leave: the device under it, and its VLAN tags."""
+
+    ifindex: int
+    tags: tuple[int, ...]
 
 
 class NoSuchVip(NotFoundError):
