@@ -96,6 +96,7 @@ class ServersLab(Lab):
         self._server_port = server_port
         self._files = dict(files or {})
         self._balancers = 0
+        self._cables: dict[str, list[tuple[Namespace, str, str]]] = {arm: [] for arm in self.interfaces}
         self._tags = {"clients": tuple(client_tags), "servers": tuple(server_tags), "lan": tuple(client_tags)}
 
     def build(self) -> None:
@@ -156,13 +157,13 @@ class ServersLab(Lab):
         Its own link has 1500, so that only what these routers say makes it, and whom it talks to, send less.
         One a lab.
         """
-        return self._behind_small_mtu("small-mtu-client", CLIENTS, mtu)
+        return self._behind_small_mtu("client", CLIENTS, mtu)
 
     def add_small_mtu_server(self, mtu: int = 1280) -> Nginx:
-        """Add a server (10.7.0.2) behind two routers, as `add_small_mtu_client` does for a client."""
-        namespace = self._behind_small_mtu("small-mtu-server", SERVERS, mtu)
+        """Add a server `small-server` (10.7.0.2) behind two such routers as `add_small_mtu_client` makes."""
+        namespace = self._behind_small_mtu("server", SERVERS, mtu)
         address = subnet(self.family, SMALL_MTU[SERVERS][1])[2]
-        return self._start_server(namespace, "small-mtu-server", address)
+        return self._start_server(namespace, "small-server", address)
 
     def set_server_mtu(self, name: str, mtu: int) -> None:
         """Give both ends of a server's link an MTU in bytes, and the balancer a route that tells it.
@@ -179,15 +180,9 @@ class ServersLab(Lab):
         arm = self.interfaces[-1]
         if self.interfaces == ONE_ARM:
             raise LabError("with one arm, the servers' side is the clients' too")
-        for server in self.servers:
-            server.namespace.ip(f"link set eth0 mtu {mtu}")
-        self.switch.ip(
-            *(
-                f"link set {port} mtu {mtu}"
-                for port in (f"b-{arm}", *(server.name for server in self.servers))
-            )
-        )
-        self.router.ip(f"link set {arm} mtu {mtu}")
+        for host, device, port in self._cables[arm]:
+            host.ip(f"link set {device} mtu {mtu}")
+            self.switch.ip(f"link set {port} mtu {mtu}")
 
     def vip_settings(
         self,
@@ -273,6 +268,7 @@ class ServersLab(Lab):
     def _plug(self, host: Namespace, device: str, port: str, side: str, tags: Sequence[int]) -> None:
         """Join a device of a host to a port of the switch, on one of its sides."""
         self.link(host, device, self.switch, port)
+        self._cables[side].append((host, device, port))
         self.switch.ip(f"link set {port} master {_bridge(side)}")
         for namespace, end in ((host, device), (self.switch, port)):
             if self._tags[side] or tags:
@@ -302,11 +298,11 @@ class ServersLab(Lab):
             # Linux's default, whatever this machine's is: only the first namespace may choose per sysctl.
             host.ip(f"route add default via {via} congctl cubic {mtu}")
 
-    def _behind_small_mtu(self, role: str, side: int, mtu: int) -> Namespace:
+    def _behind_small_mtu(self, kind: str, side: int, mtu: int) -> Namespace:
         gateway = self.clients_gateway if side == CLIENTS else self.servers_gateway
         small, behind = (subnet(self.family, number) for number in SMALL_MTU[side])
-        near = self.add_host(f"{role}-near", gateway, SMALL_MTU_ROUTER)
-        far, host = self._machine(f"{role}-far"), self._machine(role)
+        near = self.add_host(f"{kind}-near", gateway, SMALL_MTU_ROUTER)
+        far, host = self._machine(f"{kind}-far"), self._machine(f"small-{kind}")
         for router in (near, far):
             self._forward(router)
         self.link(near, "small", far, "small")
