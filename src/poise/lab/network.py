@@ -92,6 +92,7 @@ class ServersLab(Lab):
         self.interfaces = TWO_ARMS if arms == 2 else ONE_ARM
         self.clients: list[Namespace] = []
         self.servers: list[Nginx] = []
+        self.small_mtu_routers: tuple[Namespace, ...] = ()
         self._sizes = (clients, servers)
         self._server_port = server_port
         self._files = dict(files or {})
@@ -155,7 +156,7 @@ class ServersLab(Lab):
         """Add a client (10.5.0.2) behind two routers, between which the link has a small MTU in bytes.
 
         Its own link has 1500, so that only what these routers say makes it, and whom it talks to, send less.
-        One a lab.
+        One a lab. `small_mtu_routers` are then the one near the balancer and the far one.
         """
         return self._behind_small_mtu("client", CLIENTS, mtu)
 
@@ -303,7 +304,8 @@ class ServersLab(Lab):
         small, behind = (subnet(self.family, number) for number in SMALL_MTU[side])
         near = self.add_host(f"{kind}-near", gateway, SMALL_MTU_ROUTER)
         far, host = self._machine(f"{kind}-far"), self._machine(f"small-{kind}")
-        for router in (near, far):
+        self.small_mtu_routers = (near, far)
+        for router in self.small_mtu_routers:
             self._forward(router)
         self.link(near, "small", far, "small")
         self.link(far, "eth0", host, "eth0")
