@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import socket
 from collections.abc import Sequence
+from importlib.resources import as_file, files
 from typing import Literal
 
 import pytest
 
+from poise.kernel import tc
+from poise.kernel.libbpf import Object
 from poise.lab.addresses import Family
 from poise.lab.bulk import download, upload
 from poise.lab.capture import Capture, tags_of
@@ -15,12 +19,15 @@ pytestmark = pytest.mark.root
 
 MEGABYTE = 1_000_000
 PORT = 5300
+ETH_P_ALL = 3
+PACKET_OUTGOING = 4
+SLOW_PATH = "slow_path"
 
 
 def hears(host: Namespace, address: object) -> bool:
     """Whether a host gets an answer from an address."""
     try:
-        host.run(["ping", "-c", "1", "-W", "1", str(address)])
+        host.run(["ping", "-c", "1", "-W", "0.3", str(address)])
     except LabError:
         return False
     return True
@@ -57,6 +64,23 @@ def test_the_tags_stand_on_the_wire_of_their_net_alone(family: Family) -> None:
             assert {tags_of(frame) for frame in frames} == {tags}
 
 
+def test_the_balancer_gets_the_tags_in_the_bytes_of_the_frames() -> None:
+    """On the veth to the balancer nothing of a frame is left beside it, where XDP could not see it."""
+    with ServersLab(0, clients=1, client_tags=(100, 10)) as lab:
+        with lab.switch.enter():
+            sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        with sniffer:
+            sniffer.bind(("b-clients", ETH_P_ALL))
+            sniffer.settimeout(5)
+            assert hears(lab.clients[0], lab.clients_gateway.ip)
+            sent = 0
+            while sent < 2:  # ARP's question and the ping
+                frame, (_, _, kind, *_) = sniffer.recvfrom(2048)
+                if kind == PACKET_OUTGOING:
+                    assert frame[12:18].hex() == "88a800648100"
+                    sent += 1
+
+
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("arms", [1, 2])
 @pytest.mark.parametrize("tags", [(10,), (100, 10)])
@@ -80,3 +104,22 @@ def test_tags_that_cannot_be_are_refused() -> None:
         ServersLab(arms=1, client_tags=(10,))
     with pytest.raises(LabError, match="one or two tags, not 3"), ServersLab(0, client_tags=(1, 2, 3)):
         pass
+
+
+def test_the_filter_of_poise_comes_before_the_tags_are_popped() -> None:
+    """Both filters share a clsact: what poise's leaves loses its tags, and undoing it spares them."""
+    with ServersLab(1, clients=1, client_tags=(10,)) as lab, lab.router.enter():
+        ifindex = socket.if_nametoindex("clients")
+        with as_file(files("poise.objects") / "balancer.bpf.o") as path:
+            balancer = Object(path)
+        try:
+            balancer.load()
+            tc.attach_ingress(balancer.program(SLOW_PATH), ifindex)
+        finally:
+            balancer.close()
+        listed = lab.router.run(["tc", "filter", "show", "dev", "clients", "ingress"])
+        assert listed.index(SLOW_PATH) < listed.index("pop_tags")
+        assert hears(lab.clients[0], lab.servers[0].address)
+        tc.detach_ingress(ifindex)
+        assert tc.has_other_filters(ifindex)
+        assert hears(lab.clients[0], lab.servers[0].address)
