@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans in, kernel state out: the BPF programs and tables of the servers level."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from importlib.resources import as_file, files
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +15,13 @@ from poise.kernel.libbpf import Object
 from poise.kernel.library import BpfError
 from poise.kernel.maps import Map
 from poise.kernel.netlink import Interface
-from poise.servers.tables import Shape, Tables, Write
+from poise.servers.tables import Pool, Shape, Tables, Write, address_row
 
-_TABLES = ("vips", "servers", "origins", "pools", "direct", "traffic", "events")
+_TABLES = (
+    *("vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs", "links"),
+    *("direct", "direct6", "traffic", "events"),
+)
+_HASHES = ("links", "direct", "direct6")  # of which an element can be deleted
 _LINK = "link_"
 
 
@@ -24,10 +30,19 @@ def _open() -> Object:
         return Object(path)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How much the tables hold: rows of each, and flows that a CPU may begin to remember per second."""
+
+    handshake_rows: int = 16384
+    flow_rows: int = 131072
+    flow_rate: int = 10000
+
+
 class DataPlane:
     """The balancer's BPF object: its tables are pinned, so a new process takes over what runs."""
 
-    def __init__(self, pins: Path, handshake_rows: int, token: bytes) -> None:
+    def __init__(self, pins: Path, limits: Limits, token: bytes) -> None:
         """Load the programs, with the tables that are pinned in `pins` or new ones.
 
         token: 6 bytes, by which XDP hands packets to the slow path.
@@ -36,12 +51,16 @@ class DataPlane:
         self._pins = pins
         self._object = _open()
         self.adopted = not bpffs.make_directory(pins)
-        self._object.set_max_entries("handshakes", handshake_rows)
+        self._object.set_max_entries("handshakes", limits.handshake_rows)
+        self._object.set_max_entries("flows", limits.flow_rows)
         self._object.pin_maps(pins)
         self._load()
         self._tables: dict[str, Map] = {name: self._object.map(name) for name in _TABLES}
         self.shape = Shape(self._tables["vips"].max_entries, self._tables["origins"].max_entries)
-        self._object.map("settings").set(0, {"token": token, "handshake_mask": handshake_rows - 1})
+        self._object.map("settings").set(
+            0,
+            {"token": token, "handshake_mask": limits.handshake_rows - 1, "flow_rate": limits.flow_rate},
+        )
 
     def _load(self) -> None:
         try:
@@ -51,7 +70,7 @@ class DataPlane:
                 discard(self._pins)
             elif "mismatch" in error.log:
                 raise PoiseError(
-                    f"the tables pinned in {self._pins} do not fit: handshake_rows was changed, or another "
+                    f"the tables pinned in {self._pins} do not fit: the number of rows was changed, or another "
                     "version of poise made them; `poise down`, then `poise up`, replaces them"
                 ) from None
             raise
@@ -67,34 +86,24 @@ class DataPlane:
 
     def read(self) -> Tables:
         """Return what the tables hold."""
-        pools = self._tables["pools"].nonzero()
         return Tables(
-            vips={key: _without_padding(row) for key, row in self._tables["vips"].nonzero()},
-            servers={key: _without_padding(row) for key, row in self._tables["servers"].nonzero()},
-            origins={key: _without_padding(row) for key, row in self._tables["origins"].nonzero()},
-            pools={key: row["ids"][: row["size"]] for key, row in pools},
-            direct=frozenset(
-                (prefix["length"], prefix["address"])
-                for prefix, _ in self._tables["direct"].items()  # noqa: PERF102  a map, not a dict
-            ),
+            vips=self._rows("vips"),
+            vip_addresses=self._rows("vip_addresses"),
+            servers=self._rows("servers"),
+            server_addresses=self._rows("server_addresses"),
+            origins=self._rows("origins"),
+            pools={key: _pool(row) for key, row in self._tables["pools"].nonzero()},
+            links=dict(self._tables["links"].items()),
+            direct=frozenset(_prefixes(self._tables["direct"])) | frozenset(_prefixes(self._tables["direct6"])),
         )
+
+    def _rows(self, table: str) -> dict[int, dict[str, Any]]:
+        return {key: _without_padding(row) for key, row in self._tables[table].nonzero()}
 
     def write(self, plan: Iterable[Write]) -> None:
         """Carry out the steps of a plan in their order."""
-        for table, key, value in plan:
-            match table:
-                case "direct":
-                    self._write_direct({"length": key[0], "address": key[1]}, value)
-                case "pools":
-                    self._tables[table].set(key, {"size": len(value), "ids": value})
-                case _:
-                    self._tables[table].set(key, value or {})
-
-    def _write_direct(self, prefix: dict[str, int], value: int | None) -> None:
-        if value is None:
-            self._tables["direct"].delete(prefix)
-        else:
-            self._tables["direct"].set(prefix, value)
+        for step in plan:
+            carry_out(step, self._tables)
 
     def traffic(self, row: int) -> dict[str, int]:
         """Return connections, packets and bytes, over all CPUs, of a row of the servers table."""
@@ -116,12 +125,45 @@ class DataPlane:
         }
 
 
+def carry_out(step: Write, tables: Mapping[str, Map]) -> None:
+    """Write one value into the kernel's tables, or clear it."""
+    table, key, value = step
+    match table:
+        case "direct":
+            table, key = _prefix(key)
+        case "pools":
+            value = {"size": len(value.ids), "ids": value.ids, "weights": bytes(value.weights)}
+        case "maglevs":
+            value = {"ids": value}
+    if value is None and table in _HASHES:
+        tables[table].delete(key)
+    else:
+        tables[table].set(key, value or {})
+
+
+def _prefix(network: IPv4Network | IPv6Network) -> tuple[str, dict[str, Any]]:
+    """Return the table that a `direct:` prefix belongs in, and its key there."""
+    if network.version == 4:
+        return "direct", {"length": network.prefixlen, "address": int(network.network_address)}
+    return "direct6", {"length": network.prefixlen, "address": address_row(network.network_address)}
+
+
+def _prefixes(table: Map) -> Iterator[IPv4Network | IPv6Network]:
+    for prefix, _ in table.items():  # noqa: PERF102  a map, not a dict
+        address = prefix["address"]
+        if isinstance(address, dict):
+            packed = b"".join(word.to_bytes(4, "big") for word in address["word"])
+            yield IPv6Network((packed, prefix["length"]))
+        else:
+            yield IPv4Network((address, prefix["length"]))
+
+
+def _pool(row: dict[str, Any]) -> Pool:
+    return Pool(row["ids"][: row["size"]], tuple(row["weights"][: row["size"]]))
+
+
 def _without_padding(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_padding(value) if isinstance(value, dict) else value
-        for name, value in row.items()
-        if name != "zero"
-    }
+    return {name: value for name, value in row.items() if name != "zero"}
 
 
 def attached(pins: Path) -> dict[str, int]:
