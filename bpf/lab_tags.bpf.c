@@ -29,6 +29,12 @@ struct {
 	__type(value, struct carried);
 } carried_tags SEC(".maps");
 
+static __always_inline bool has_tags(const struct __sk_buff *skb)
+{
+	return skb->vlan_present || skb->protocol == bpf_htons(ETH_P_8021Q) || skb->protocol == bpf_htons(ETH_P_8021AD);
+}
+
+/* Whoever sends a frame with tags means these: a program that knows them, or a copy of what was sent. */
 SEC("tc")
 int push_tags(struct __sk_buff *skb)
 {
@@ -37,6 +43,8 @@ int push_tags(struct __sk_buff *skb)
 
 	if (!tags)
 		return TC_ACT_SHOT;
+	if (has_tags(skb))
+		return TC_ACT_UNSPEC;
 	if (tags->count == 2) {
 		/* IEEE 802.1ad: the outer tag is a service tag. */
 		if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), tags->ids[1]) ||

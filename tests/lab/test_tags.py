@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import socket
+import time
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from typing import Literal
@@ -11,6 +12,8 @@ from poise.kernel.libbpf import Object
 from poise.lab.addresses import Family
 from poise.lab.bulk import download, upload
 from poise.lab.capture import Capture, tags_of
+from poise.lab.conversation import Conversation, Listeners
+from poise.lab.duplicates import Duplicates
 from poise.lab.namespaces import LabError, Namespace
 from poise.lab.network import FIRST_HOST, ServersLab
 from poise.lab.udp import UdpClients, UdpServer
@@ -19,6 +22,7 @@ pytestmark = pytest.mark.root
 
 MEGABYTE = 1_000_000
 PORT = 5300
+WITHIN = 10.0  # seconds
 ETH_P_ALL = 3
 PACKET_OUTGOING = 4
 SLOW_PATH = "slow_path"
@@ -104,6 +108,19 @@ def test_tags_that_cannot_be_are_refused() -> None:
         ServersLab(arms=1, client_tags=(10,))
     with pytest.raises(LabError, match="one or two tags, not 3"), ServersLab(0, client_tags=(1, 2, 3)):
         pass
+
+
+def test_a_frame_that_has_its_tags_gets_no_further_ones() -> None:
+    """Copies of what an interface sent reach the server as the first did."""
+    with ServersLab(1, clients=1, client_tags=(100, 10)) as lab, Listeners(PORT) as listeners:
+        listeners.beside(lab.servers)
+        server = lab.servers[0].namespace
+        with Conversation(lab.clients[0], lab.servers[0].address, listeners) as conversation:
+            deadline = time.monotonic() + WITHIN
+            with Duplicates(lab.clients[0], conversation, conversation.name[1]):
+                while server.counters()["TcpExtTCPDSACKOldSent"] < 10:
+                    assert time.monotonic() < deadline
+            conversation.exchange()
 
 
 def test_the_filter_of_poise_comes_before_the_tags_are_popped() -> None:

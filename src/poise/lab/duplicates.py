@@ -6,6 +6,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from poise.lab.capture import tags_of
 from poise.lab.conversation import Conversation
 from poise.lab.namespaces import Namespace
 
@@ -31,8 +32,9 @@ class Duplicates:
         source = source_port.to_bytes(2, "big")
         while True:
             self._frame = self._socket.recv(2048)
-            at = _TCP_AT.get(self._frame[_ETHER_TYPE_AT : _ETHER_TYPE_AT + 2])
-            if at and self._frame[at : at + 2] == source and self._frame[at + 13] & _PSH:
+            tags = 4 * len(tags_of(self._frame))
+            at = tags + _TCP_AT.get(self._frame[_ETHER_TYPE_AT + tags : _ETHER_TYPE_AT + tags + 2], 0)
+            if at > tags and self._frame[at : at + 2] == source and self._frame[at + 13] & _PSH:
                 break
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._repeat, daemon=True)

@@ -9,7 +9,7 @@ On ingress, poise's filter (docs/decisions/006-classic-tc-filter.md) comes first
 kernel's VLAN devices, and in both cases finds the outer tag in the socket buffer's `vlan_tci` instead of the
 frame, where the kernel puts it before TC (__netif_receive_skb_core). What it takes must not depend on whether
 its XDP program left the tags on; what it leaves loses its tags here. What it sends by an interface with tags
-gets them on that interface's egress, and must have none of its own by then.
+gets them on that interface's egress, unless it has tags already.
 """
 
 import ctypes

@@ -6,16 +6,20 @@ import select
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
 from poise.lab.addresses import IPAddress, socket_family
 from poise.lab.namespaces import LabError, Namespace, end, python
 from poise.lab.nginx import Nginx
-from poise.lab.udp_server import FILL, LARGEST, SO_NO_CHECK, answer
+from poise.lab.udp_server import BUFFER, FILL, LARGEST, SO_NO_CHECK, SO_RCVBUFFORCE, answer
 
 _END = b";"  # of what tells a question from all others; the rest is padding
-_BUFFER = 1 << 22  # octets, for the answers to one socket that nobody has read yet
+# A veth with NAPI holds 256 frames (VETH_RING_SIZE) and loses the rest of a burst: hence batches.
+_FRAMES = 128
+_FRAGMENT = 1200  # octets, roughly
+_PAUSE = 0.05  # seconds that a batch without answers holds up the next
 
 
 class UdpServer:
@@ -114,31 +118,16 @@ class UdpClients:
         an answer is not what its server should have said.
         """
         self._rounds += 1
-        servers: list[str | None] = [None] * len(self._sockets)
         questions = [self._question(number, size, answer_size) for number in range(len(self._sockets))]
-        waiting = {opened.fileno(): number for number, opened in enumerate(self._sockets)}
-        poll = select.poll()
-        for number, opened in enumerate(self._sockets):
-            poll.register(opened, select.POLLIN)
-            _send(opened, questions[number])
-        deadline = time.monotonic() + timeout
-        while waiting and (left := deadline - time.monotonic()) > 0:
-            for fd, _ in poll.poll(left * 1000):
-                number = waiting[fd]
-                try:
-                    said = self._sockets[number].recv(LARGEST)
-                except BlockingIOError:  # what woke us was damaged
-                    continue
-                except OSError as error:
-                    if error.errno == errno.EMSGSIZE:  # lost, but the kernel now knows the path's MTU
-                        _send(self._sockets[number], questions[number])
-                        continue
-                else:
-                    if not _answers(said, questions[number]):  # late, and to an earlier question
-                        continue
-                    servers[number] = _name(said, questions[number])
-                poll.unregister(fd)
-                del waiting[fd]
+        servers: list[str | None] = [None] * len(questions)
+        asked = _Asked()
+        batch = max(1, _FRAMES // (1 + max(size, answer_size) // _FRAGMENT))
+        for start in range(0, len(questions), batch):
+            for number in range(start, min(start + batch, len(questions))):
+                asked.ask(number, self._sockets[number], questions[number])
+            last = start + batch >= len(questions)
+            for number, name in asked.answers(timeout if last else _PAUSE):
+                servers[number] = name
         return servers
 
     def _question(self, number: int, size: int, answer_size: int) -> bytes:
@@ -147,11 +136,45 @@ class UdpClients:
         return question.ljust(size, b"?")
 
 
+class _Asked:
+    """The questions that wait for their answers."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._waiting: dict[int, tuple[int, socket.socket, bytes]] = {}
+
+    def ask(self, number: int, opened: socket.socket, question: bytes) -> None:
+        _send(opened, question)
+        self._poll.register(opened, select.POLLIN)
+        self._waiting[opened.fileno()] = (number, opened, question)
+
+    def answers(self, timeout: float) -> Iterator[tuple[int, str]]:
+        """The numbers of questions and who answered, until none waits or `timeout` seconds have passed."""
+        deadline = time.monotonic() + timeout
+        while self._waiting and (left := deadline - time.monotonic()) > 0:
+            for fd, _ in self._poll.poll(left * 1000):
+                number, opened, question = self._waiting[fd]
+                try:
+                    said = opened.recv(LARGEST)
+                except BlockingIOError:  # what woke us was damaged
+                    continue
+                except OSError as error:
+                    if error.errno == errno.EMSGSIZE:  # lost, but the kernel now knows the path's MTU
+                        _send(opened, question)
+                        continue
+                else:
+                    if not _answers(said, question):  # late, and to an earlier question
+                        continue
+                    yield number, _name(said, question)
+                self._poll.unregister(fd)
+                del self._waiting[fd]
+
+
 def _connect(address: IPAddress, port: int, *, checksums: bool) -> socket.socket:
     opened = socket.socket(socket_family(address), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     if not checksums:
         opened.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+    opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
     opened.connect((str(address), port))
     return opened
 

@@ -12,7 +12,8 @@ from poise.lab.addresses import socket_family
 
 FILL = b"fill "
 LARGEST = 65507  # octets of payload: 65535 less the headers of IPv4 and UDP
-SO_NO_CHECK = 11  # asm-generic/socket.h
+BUFFER = 1 << 22  # octets that wait to be read
+SO_NO_CHECK, SO_RCVBUFFORCE = 11, 33  # asm-generic/socket.h
 
 
 def answer(name: bytes, question: bytes) -> bytes:
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--no-checksums", action="store_true", help="send 0 in their place (IPv4)")
     given = parser.parse_args()
     with socket.socket(socket_family(given.address), socket.SOCK_DGRAM) as served:
+        served.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         if given.no_checksums:
             served.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
         served.bind((given.address, given.port))
