@@ -7,6 +7,7 @@
  * Each kind of packet has a function of its own, which the verifier follows once, and whose stack
  * is not that of the others.
  */
+#include "poise/connections.h"
 #include "poise/contract.h"
 #include "poise/fragments.h"
 #include "poise/parse.h"
@@ -156,4 +157,11 @@ SEC("tc")
 int slow_path(struct __sk_buff *skb)
 {
 	return finish_in_slow_path(skb);
+}
+
+/* Run by the daemon, never attached. */
+SEC("tc")
+int sweep(struct __sk_buff *skb)
+{
+	return sweep_rows(skb);
 }

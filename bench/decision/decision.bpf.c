@@ -64,7 +64,7 @@ struct {
 	__type(value, __u32);
 } maglev_table SEC(".maps");
 
-struct connection {
+struct both_ends {
 	__be32 client;
 	__be32 vip;
 	__be16 client_port;
@@ -75,7 +75,7 @@ struct connection {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);		/* twice the flows, set before loading */
-	__type(key, struct connection);
+	__type(key, struct both_ends);
 	__type(value, __u32);
 } connections SEC(".maps");
 
@@ -195,7 +195,7 @@ SEC("xdp")
 int lru(struct xdp_md *ctx)
 {
 	struct headers *headers = headers_of(ctx);
-	struct connection key = {};
+	struct both_ends key = {};
 	__u32 *server, chosen;
 
 	if (!headers)

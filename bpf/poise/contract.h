@@ -26,6 +26,14 @@ enum limits {
 	HANDSHAKE_WAYS = 3,
 	DEFAULT_FLOW_ROWS = 131072,
 	FRAGMENT_ROWS = 4096,
+	DEFAULT_CONNECTION_ROWS = 64,
+	ROW_SLOTS = 512,	/* connections of a row: their slots take the cookie's nine bits */
+	INDEX_LINES = 32,	/* in the index of a row, each a cache line with this many places: */
+	LINE_PLACES = 32,
+	/* Units of struct connection after which a slot may be reused: 3 h, keepalive taking 2 h; 2 min. */
+	MAX_IDLE = 10058,
+	MAX_IDLE_AFTER_FIN = 112,
+	MAX_SWEPT = 16,		/* rows at once */
 	/* Copies of resets without timestamp that each CPU may send per second, see slowpath.h. */
 	RESET_COPIES_PER_SECOND = 20000,
 };
@@ -166,6 +174,57 @@ enum handshake_flags {
 	HANDSHAKE_PLAIN = 4,	/* without timestamps: to be remembered as a flow */
 };
 
+/*
+ * A connection of a stateful VIP: one cache line. Whose it is, on which server and in what state is
+ * one word, which is written under the lock of the row and read at once without it. Times are in
+ * units of 2^30 ns of the monotonic clock, a little over a second.
+ */
+struct connection {
+	__u64 who;		/* fingerprint << 32 | server << 16 | enum connection_flags */
+	__u32 isn;		/* the client's initial sequence number */
+	__u32 first_tsval;	/* of the server's first SYN-ACK; if PLAIN, the sequence number after it */
+	__u32 last_tsval;	/* of its last */
+	__u32 awaited;		/* from the client next, as the server's last acknowledgement said */
+	__u64 packets_to_server;
+	__u64 bytes_to_server;	/* IP headers included, as in all counts */
+	__u64 packets_to_client;
+	__u64 bytes_to_client;
+	__u32 seen;		/* when a packet came last */
+	__u16 taken;		/* not in the row's queue */
+	__u16 zero;
+};
+
+enum connection_flags {
+	CONNECTION_USED = 1,
+	CONNECTION_ANSWERED = 2,	/* by a SYN-ACK */
+	CONNECTION_ESTABLISHED = 4,	/* the client has proven that it got an answer: the slot is its own */
+	CONNECTION_PLAIN = 8,		/* without timestamps: found by the index alone */
+	CONNECTION_CLIENT_FIN = 16,
+	CONNECTION_SERVER_FIN = 32,
+	CONNECTION_CLOSED = 64,		/* reset, or idle for too long */
+};
+
+/* The rest of a connection, which is written once. */
+struct connection_origin {
+	struct flow flow;
+	__u32 created;
+};
+
+/*
+ * Connections with the same bits of their flows' hash, see connections.h. All of it but `connections`
+ * is used under the lock, except that the index is searched without it.
+ */
+struct connection_row {
+	struct connection connections[ROW_SLOTS];
+	__u16 index[INDEX_LINES * LINE_PLACES];	/* tag << 9 | slot; 0: never used, 1: no more */
+	__u16 queue[ROW_SLOTS];		/* slots in the order in which they are reused, each XOR its place */
+	struct connection_origin origins[ROW_SLOTS];
+	struct bpf_spin_lock lock;
+	__u16 head;		/* of the queue */
+	__u16 taken;		/* slots that are not in it */
+	__u8 zero[56];
+};
+
 struct traffic {
 	__u64 connections;	/* SYNs placed on the server, retransmissions not counted */
 	__u64 packets;		/* from clients to the server */
@@ -187,6 +246,7 @@ struct settings {
 	__u8 token[6];		/* Ethernet source by which XDP hands a packet to the slow path */
 	__u8 zero[2];
 	__u32 flow_rate;	/* flows that each CPU may begin to remember per second */
+	__u32 connection_mask;	/* rows of the table of connections, less one */
 };
 
 /* What a CPU has used of something that is limited per second. */
@@ -229,10 +289,13 @@ enum event {
 	EVENT_DROP_REPLY_OF_CUT_SERVER,
 	EVENT_DROP_REPLY_WITHOUT_VIP,	/* its VIP is being added or removed */
 	EVENT_DROP_RESET_LIMIT,		/* reset without timestamp, over RESET_COPIES_PER_SECOND */
+	EVENT_DROP_ROW_FULL,		/* SYN to a stateful VIP: established connections take all slots of its row */
 	EVENT_DROP_NO_NEIGHBOUR,	/* slow path: no way to the client after all */
 	EVENT_DROP_INTERNAL,		/* a table that must be there is not */
 	EVENT_RESET_NO_SERVER,		/* client's packet answered with a reset: no server takes connections */
 	EVENT_RESET_OF_CUT_SERVER,	/* client's packet answered with a reset: its server is cut */
+	EVENT_RESET_CONNECTION_UNKNOWN,	/* likewise: not in the table of a stateful VIP; a reset is dropped */
+	EVENT_CONNECTION_RELEARNED,	/* entered anew by a packet of its server, other than a SYN-ACK */
 	EVENT_SYN_RETRANSMITTED,	/* went where the first one went */
 	EVENT_SYN_WITHOUT_TIMESTAMP,	/* placed by hash */
 	EVENT_HANDSHAKE_UNKNOWN,	/* echo of a SYN-ACK that the table has forgotten */

@@ -35,6 +35,15 @@ static __always_inline struct flow flow_from(const struct vip *vip, const struct
 	return flow;
 }
 
+/* The flow of a packet to a client. */
+static __always_inline struct flow flow_to(const struct vip *vip, const struct packet *packet, const int family)
+{
+	const void *client = family == AF_INET ? (void *)&packet->ip->daddr : (void *)&packet->ip6->daddr;
+	struct flow flow = { any_address(client, family), packet->udp->dest, vip->index };
+
+	return flow;
+}
+
 static __always_inline bool may_begin_flow(void)
 {
 	const struct settings *settings = get_settings();

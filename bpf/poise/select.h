@@ -46,3 +46,12 @@ static __always_inline int select_by_turn(const struct vip *vip)
 		return NO_SERVER;
 	return pool_at(pool, __sync_fetch_and_add(turn, 1) % pool->size);
 }
+
+/* Whether a server takes new connections. */
+static __always_inline bool may_connect(const struct vip *vip, __u32 id)
+{
+	__u32 row = server_row(vip->index, id);
+	struct server *server = bpf_map_lookup_elem(&servers, &row);
+
+	return server && server->state == SERVER_READY;
+}

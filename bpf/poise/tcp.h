@@ -11,18 +11,11 @@
 #include "reset.h"
 #include "rewrite.h"
 #include "select.h"
+#include "stateful.h"
 #include "timestamp.h"
 
 /* In place of a server id: a reset that goes to every server. */
 #define ALL_SERVERS (-2)
-
-static __always_inline bool may_connect(const struct vip *vip, __u32 id)
-{
-	__u32 row = server_row(vip->index, id);
-	struct server *server = bpf_map_lookup_elem(&servers, &row);
-
-	return server && server->state == SERVER_READY;
-}
 
 /*
  * The server of a SYN without timestamp: the one that its hash stands for, remembered from now on.
@@ -110,6 +103,20 @@ static __always_inline __u32 restore_echo(__u64 hash, __u32 tsecr)
 	return cookie_strip(tsecr);
 }
 
+/* What becomes of a client's segment that no single server gets. */
+static __always_inline int without_server(struct xdp_md *ctx, struct packet *packet, const int family, int why)
+{
+	switch (why) {
+	case ALL_SERVERS:
+		return to_slow_path(packet, EVENT_RESET_TO_ALL);
+	case NO_ROOM:
+		return with_event(EVENT_DROP_ROW_FULL, XDP_DROP);
+	case NO_CONNECTION:
+		return reply_reset(ctx, packet, family, EVENT_RESET_CONNECTION_UNKNOWN);
+	}
+	return reply_reset(ctx, packet, family, EVENT_RESET_NO_SERVER);
+}
+
 static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *packet, const int family,
 					 const struct vip *vip)
 {
@@ -131,7 +138,12 @@ static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *pack
 	timestamp = find_timestamp(ctx, packet, header_length);
 
 	if (packet->tcp->syn && !packet->tcp->ack) {
-		id = place(packet, family, vip, hash, timestamp, &connects);
+		if (vip->mode == MODE_STATEFUL)
+			id = place_connection(packet, family, vip, hash, timestamp, &connects);
+		else
+			id = place(packet, family, vip, hash, timestamp, &connects);
+	} else if (vip->mode == MODE_STATEFUL) {
+		id = follow_segment(packet, family, hash, timestamp, &change);
 	} else if (vip->policy == POLICY_HASH) {
 		id = select_by_hash(vip, hash);
 	} else if (timestamp && packet->tcp->ack) {
@@ -143,10 +155,8 @@ static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *pack
 		/* RFC 7323, section 3.2: TSecr counts only where ACK is set. */
 		id = follow_without_echo(packet, family, vip, hash);
 	}
-	if (id == ALL_SERVERS)
-		return to_slow_path(packet, EVENT_RESET_TO_ALL);
-	if (id == NO_SERVER)
-		return reply_reset(ctx, packet, family, EVENT_RESET_NO_SERVER);
+	if (id < 0)
+		return without_server(ctx, packet, family, id);
 
 	server_at = server_row(vip->index, id);
 	server = bpf_map_lookup_elem(&servers, &server_at);
@@ -232,7 +242,10 @@ static __always_inline int tcp_to_client(struct xdp_md *ctx, struct packet *pack
 		remember_fragment(ctx, packet, family, &way);
 	}
 
-	if (vip->policy != POLICY_HASH) {
+	if (vip->mode == MODE_STATEFUL) {
+		timestamp = find_timestamp(ctx, packet, header_length);
+		change = answer_segment(packet, family, vip, origin->server, timestamp);
+	} else if (vip->policy != POLICY_HASH) {
 		timestamp = find_timestamp(ctx, packet, header_length);
 		if (timestamp)
 			change = stamp(packet, family, vip, origin->server, timestamp);
