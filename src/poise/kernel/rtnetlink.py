@@ -66,6 +66,14 @@ class Message:
         value = self.attributes.get(name)
         return value if isinstance(value, str) else None
 
+    def nested(self, *names: str) -> Mapping[str, object]:
+        """The attributes within an attribute, or within one in there, by name; none if it is not there."""
+        found = self.attributes
+        for name in names:
+            inner = found.get(name)
+            found = dict(dict.get(inner, "attrs", ())) if isinstance(inner, dict) else {}
+        return found
+
 
 def request(
     kind: int,

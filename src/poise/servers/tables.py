@@ -6,12 +6,12 @@ Pure, as decide.py: what is in the tables is contract.h, how their rows are foun
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any, NamedTuple
 
 from poise.errors import PoiseError
 from poise.servers import cookie
-from poise.servers.model import SERVER_IDS, Hop, Model, Policy, Server, State, Vip
+from poise.servers.model import SERVER_IDS, Address, Hop, Link, Model, Policy, Server, State, Vip
 
 _PROTOCOL_TCP = 6
 _HASH_FACTOR = 0x9E3779B97F4A7C15  # HASH_FACTOR and PROBES of tables.h
@@ -125,8 +125,9 @@ def _nothing(value: Any) -> Any:  # noqa: ANN401  a member of any layout
 
 def desired(
     model: Model,
-    hops: Mapping[IPv4Address, Hop],
-    direct: frozenset[tuple[int, int]],
+    hops: Mapping[Address, Hop],
+    direct: frozenset[IPv4Network | IPv6Network],
+    links: Mapping[int, Link],  # noqa: ARG001
     *,
     key: bytes,
     present: Tables,
@@ -160,7 +161,7 @@ def desired(
         },
         origins=place(origins, present.origins, shape.origin_rows),
         pools=pools,
-        direct=direct,
+        direct=frozenset((net.prefixlen, int(net.network_address)) for net in direct),
     )
 
 
@@ -180,7 +181,7 @@ def _vip_row(vip: Vip, pool: int, key: bytes, *, asks_direct: bool) -> Row:
     }
 
 
-def _pool(vip: Vip, hops: Mapping[IPv4Address, Hop]) -> tuple[int, ...]:
+def _pool(vip: Vip, hops: Mapping[Address, Hop]) -> tuple[int, ...]:
     ready = (server for server in vip.servers if server.state == State.READY)
     return tuple(server.id for server in ready if server.address in hops and hops[server.address].valid)
 
