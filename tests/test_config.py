@@ -84,7 +84,7 @@ def test_minimal_example_is_short() -> None:
 def test_values() -> None:
     """Values are read as written, and what is not written has its default."""
     config = load(EXAMPLES / "two-interfaces.yaml")
-    assert config.interfaces == ["eth0", "eth1"]
+    assert config.interface_names == ["eth0", "eth1"]
     assert config.direct == [IPv4Network("10.9.0.0/16")]
     assert config.id_rest == 24 * 3600
     assert [vip.name for vip in config.vips] == ["web", "web-tls"]

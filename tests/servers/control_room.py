@@ -55,7 +55,7 @@ class Room:
     def start(self, config: Config) -> tuple[Controller, RecordedPlane]:
         """A controller as at a start of the daemon, its tables applied."""
         plane = RecordedPlane(self.pins)
-        controller = Controller(config, self.path, KEY, plane, [netlink.interface("eth0").index])
+        controller = Controller(config, self.path, KEY, plane, {netlink.interface("eth0").index: ()})
         controller.refresh()
         return controller, plane
 

@@ -40,6 +40,7 @@ def test_a_server_is_told_with_all_that_is_known_of_it(here: Room) -> None:
         "address": "10.1.0.11",
         "port": 8080,
         "id": 0,
+        "weight": 1,
         "state": "ready",
         "reachable": True,
         "connections": 0,

@@ -112,7 +112,7 @@ def _fill(balancer: Object, ifindex: int) -> None:
     hop = Hop(None, ifindex, _SERVER_MAC, _OWN_MAC, valid=True)
     shape = Shape(balancer.map("vips").max_entries, balancer.map("origins").max_entries)
     hops = {server.address: hop for server in servers}
-    content = desired(model, hops, frozenset(), key=bytes(range(16)), present=Tables(), shape=shape)
+    content = desired(model, hops, frozenset(), {}, key=bytes(range(16)), present=Tables(), shape=shape)
     for name in ("vips", "servers", "origins"):
         balancer.map(name).update(getattr(content, name))
     for number, ids in content.pools.items():

@@ -35,6 +35,8 @@ def _of_other_protocols(vip: dict[str, Any], location: Location) -> Iterator[Fin
 
 
 def _of_other_modes(vip: dict[str, Any], location: Location) -> Iterator[Finding]:
+    if vip.get("protocol", "tcp") != "tcp":
+        return
     layout, policy = vip.get("timestamp_layout"), vip.get("policy")
     stateful = vip.get("mode") == "stateful"
     if layout in ("msb", "lsb") and (stateful or policy == "hash"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from poise.config import Config, QuicIdsConfig, VipConfig
-from poise.kernel import neighbours, watch
+from poise.kernel import neighbours, netlink, watch
 from poise.servers import decide, sense, state, tables
 from poise.servers.apply import DataPlane
 from poise.servers.model import (
@@ -50,7 +50,7 @@ class Controller:
         wanted = [_wanted(vip) for vip in config.vips]
         self._model = decide.reconcile(state.load_model(path), wanted, time.time(), self._rest)
         self._present = plane.read()
-        self._links = sense.links(interfaces)
+        self._links = sense.links(interfaces, netlink.links())
         self._ways = sense.Ways(sense.hops_in(self._present))
         # None: what an earlier process had kept fresh is not known.
         self._kept_fresh: set[sense.Neighbour] | None = None
@@ -118,7 +118,7 @@ class Controller:
 
     def refresh(self) -> None:
         """Look up the way to every server, and apply what differs from the kernel's tables."""
-        self._links = sense.links(self._interfaces)
+        self._links = sense.links(self._interfaces, netlink.links())
         self._apply(self._desired(self._model, afresh=True))
 
     def _change(self, model: Model) -> None:

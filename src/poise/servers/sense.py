@@ -50,9 +50,11 @@ def hops_in(tables: Tables) -> dict[Address, Hop]:
     }
 
 
-def links(interfaces: Interfaces) -> dict[int, Link]:
-    """Return where frames leave for each interface whose frames carry VLAN tags on one of poise's."""
-    known = netlink.links()
+def links(interfaces: Interfaces, known: Mapping[int, netlink.Link]) -> dict[int, Link]:
+    """Return where frames leave for each interface whose frames carry VLAN tags on one of poise's.
+
+    known: all interfaces, by ifindex (netlink.links()).
+    """
     found = ((ifindex, _carried_by(ifindex, interfaces, known)) for ifindex in known)
     return {ifindex: link for ifindex, link in found if link and 0 < len(link.tags) <= _MAXIMUM_TAGS}
 
