@@ -14,7 +14,7 @@ import typer
 
 from poise.api import DEFAULT_SOCKET
 from poise.cli_output import OutputOption, print_json, print_table
-from poise.ends import read_end, write_end
+from poise.endpoints import read_end, write_end
 from poise.errors import PoiseError
 
 _SERVER_COLUMNS: Final = (

@@ -11,7 +11,7 @@ from anyio.from_thread import start_blocking_portal
 
 from poise.api.client import Client
 from poise.api.server import serve
-from poise.ends import write_end
+from poise.endpoints import write_end
 from poise.errors import NotFoundError, PoiseError
 
 

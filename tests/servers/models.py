@@ -4,10 +4,10 @@
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 
-from poise.servers import tables
+from poise.servers import ends
 from poise.servers.decide import WantedServer, WantedVip
+from poise.servers.ends import End, Row
 from poise.servers.model import Address, Policy, Protocol, Server, State, Vip
-from poise.servers.tables import End, Row
 
 
 def wanted(number: int, name: str | None = None, *, version: int = 4, weight: int = 1) -> WantedServer:
@@ -40,9 +40,10 @@ def end(thing: Vip | Server | WantedServer | WantedVip) -> tuple[Address, int]:
 
 def find(table: Mapping[int, Row], end: End, rows: int) -> Row | None:
     """What find_end() of tables.h finds."""
-    for row in tables.probed_rows(end, rows):
+    number = end.number()
+    for row in ends.probed_rows(number, rows):
         if row not in table:
             return None
-        if End(**table[row]["end"]) == end:
+        if table[row]["end"] == number:
             return table[row]
     return None

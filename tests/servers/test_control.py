@@ -225,7 +225,7 @@ def test_all_counters_are_there_from_the_start(here: Room) -> None:
     """Counters are the events of the contract under their lower-case names, zeros included."""
     controller, _ = here.start(here.config(vip()))
     counted = controller.counters()
-    assert {"pass_not_ipv4", "drop_unknown_server", "reset_no_server"} <= counted.keys()
+    assert {"pass_no_route", "drop_unknown_server", "reset_no_server"} <= counted.keys()
     assert set(counted.values()) == {0}
 
 

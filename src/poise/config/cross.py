@@ -21,7 +21,7 @@ from poise.config.model import (
     MAXIMUM_VIPS,
 )
 from poise.config.yaml_lines import Document, Finding, Location, show
-from poise.ends import write_end
+from poise.endpoints import write_end
 
 
 class _Endpoint(NamedTuple):

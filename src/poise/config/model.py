@@ -24,7 +24,7 @@ from poise.config.fields import (
     Vlan,
     Weight,
 )
-from poise.ends import write_end
+from poise.endpoints import write_end
 
 # Of enum limits in bpf/poise/contract.h.
 MAXIMUM_VIPS: Final = 128

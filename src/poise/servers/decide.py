@@ -5,7 +5,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from poise.ends import write_end
+from poise.endpoints import write_end
 from poise.servers.model import (
     GONE,
     SERVER_IDS,

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from poise.errors import PoiseError
 from poise.kernel import neighbours, netlink, proc
@@ -42,12 +42,25 @@ class Ways:
 def hops_in(tables: Tables) -> dict[Address, Hop]:
     """Return the hops that the tables of an earlier process hold; not valid until they are seen again."""
     return {
-        IPv4Address(row["address"]): Hop(
-            None, row["ifindex"], row["hop_mac"], row["interface_mac"], valid=False
+        _address_in(tables, number): Hop(
+            None,
+            row["ifindex"],
+            row["hop_mac"],
+            row["interface_mac"],
+            valid=False,
+            tags=tuple(row["tag"][: row["tags"]]),
+            mtu=row["mtu"],
         )
-        for row in tables.servers.values()
+        for number, row in tables.servers.items()
         if row["ifindex"]
     }
+
+
+def _address_in(tables: Tables, number: int) -> Address:
+    ipv6 = tables.server_addresses.get(number)
+    if ipv6 is None:
+        return IPv4Address(tables.servers[number]["address"])
+    return IPv6Address(b"".join(word.to_bytes(4, "big") for word in ipv6["word"]))
 
 
 def links(interfaces: Interfaces, known: Mapping[int, netlink.Link]) -> dict[int, Link]:
