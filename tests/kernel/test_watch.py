@@ -51,8 +51,8 @@ def test_addresses_and_routes_of_ipv6_are_watched() -> None:
             told = RouteChange(IPv6Network(destination))
             command = f"route add {route} via fe80::2 dev eth0"
             seen(lambda command=command: machines.here.ip(command), lambda event, told=told: event == told)
-        rule = "rule add from 2001:db8::/32 lookup 7"
-        seen(lambda: machines.here.ip(rule), lambda event: event == RouteChange(None))
+        rule = ["ip", "-6", "rule", "add", "from", "2001:db8::/32", "lookup", "7"]
+        seen(lambda: machines.here.run(rule), lambda event: event == RouteChange(None))
 
 
 def test_links_are_watched() -> None:

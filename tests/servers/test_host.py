@@ -355,10 +355,12 @@ class Router(Lab):
         """Make the machines; all have IPv6, and eth0 and eth1 addresses of 2001:db8:0::/64 and 2001:db8:1::/64."""
         names = ("here", "left", "right", "side")
         self.here, *self.others = (self.namespace(name) for name in names)
+        self.here.sysctl({"net.ipv6.conf.lo.disable_ipv6": 0})
         for number, other in enumerate(self.others):
             self.link(self.here, f"eth{number}", other, "eth0")
             for machine, interface, end in ((self.here, f"eth{number}", 1), (other, "eth0", 2)):
-                machine.sysctl({f"net.ipv6.conf.{interface}.disable_ipv6": 0})
+                for key in ("accept_dad", "disable_ipv6"):
+                    machine.sysctl({f"net.ipv6.conf.{interface}.{key}": 0})
                 machine.ip(f"address add 2001:db8:{number}::{end}/64 dev {interface} nodad")
             other.ip(f"route add default via 2001:db8:{number}::1")
         self.left, self.right, self.side = self.others
