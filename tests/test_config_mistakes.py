@@ -288,7 +288,7 @@ vips:
       - {config: 1, server_id_length: 16, nonce_length: 3}  # ! server_id_length 16 ! nonce_length 3
       - {config: 2, server_id_length: 4, nonce_length: 16}  # ! more than 19 bytes together
       - {config: 3, key_file: key}  # ! key_file "key" is not an absolute path
-      - {nonce_length: 8, keyfile: x}  # ! has no "config" ! an item of quic_ids has no key "keyfile": did you mean "key_file"?
+      - {nonce_length: 8, keyfile: x}  # ! has no "config" ! no key "keyfile": did you mean "key_file"?
       - {config: 6}  # ! 8 kinds of connection ids are too many: write at most 7
   - {address: 192.0.2.1, port: 444, protocol: quic, servers: [], quic_ids: []}  # ! "quic_ids" is empty
 """,

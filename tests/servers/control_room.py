@@ -11,7 +11,7 @@ from pathlib import Path
 from poise.config import Config
 from poise.kernel import netlink
 from poise.lab.namespaces import Namespace
-from poise.servers.apply import DataPlane
+from poise.servers.apply import DataPlane, Limits
 from poise.servers.control import Controller
 from poise.servers.tables import Pool, Tables, Write
 from tests.kernel.two_machines import living_here, seen
@@ -29,7 +29,7 @@ class RecordedPlane(DataPlane):
     """The real tables; it is remembered what was written into them."""
 
     def __init__(self, pins: Path) -> None:
-        super().__init__(pins, 1024, bytes(6))
+        super().__init__(pins, Limits(1024), bytes(6))
         self.written: list[Write] = []
 
     def write(self, plan: Iterable[Write]) -> None:

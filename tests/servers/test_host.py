@@ -390,7 +390,7 @@ class Router(Lab):
 
 
 def test_plan_for_ipv6_is_more_only_where_a_vip_has_it() -> None:
-    """Sysctls of IPv6 are planned for a VIP of IPv6 only, those that advertisements need before forwarding."""
+    """Sysctls of IPv6 are planned for a VIP of IPv6 only, accept_ra before forwarding."""
     with Router() as router, router.here.enter():
         four = [setting.name for setting in router.plan(ROUTED)]
         six = [setting.name for setting in router.plan("2001:db8:5::1")]
@@ -443,7 +443,7 @@ def test_the_kernel_forwards_ipv6_that_is_not_for_a_vip(state_file: Path) -> Non
 
 
 def test_default_routes_by_advertisements_stay(state_file: Path) -> None:
-    """An interface that becomes a router's takes no default route from any interface, and goes on learning."""
+    """An interface that becomes a router's takes no default routes away, and goes on learning."""
     with Router() as router, router.here.enter():
         router.advertise(router.side, "eth2")
         router.advertise(router.left, "eth0")
@@ -463,5 +463,5 @@ def test_a_router_that_ignores_advertisements_goes_on_doing_so() -> None:
         proc.write_sysctl("net.ipv6.conf.eth1.accept_ra", "0")
         names = [setting.name for setting in router.plan("2001:db8:5::1")]
         assert [
-            name for name in names if name.endswith("eth0.accept_ra") or name.endswith("eth1.accept_ra")
+            name for name in names if name.endswith(("eth0.accept_ra", "eth1.accept_ra"))
         ] == []

@@ -78,7 +78,7 @@ def test_who_does_not_answer_is_told_with_the_protocol() -> None:
 
 @pytest.mark.root
 def test_what_was_looked_up_is_not_looked_up_again_unless_afresh() -> None:
-    """A change of servers costs a look at the new ones; whatever was found of the others, faults too, stays."""
+    """A change of servers costs a look at the new ones; what was found of the others stays."""
     with living_here() as machines:
         index = netlink.interface("eth0").index
         absent = IPv4Address("10.1.0.9")
