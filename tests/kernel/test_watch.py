@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from contextlib import aclosing
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 import anyio
@@ -48,9 +49,8 @@ def test_addresses_and_routes_of_ipv6_are_watched() -> None:
         seen(lambda: netlink.add_address(index, vip), lambda event: event == new)
         seen(lambda: netlink.delete_address(index, vip), lambda event: event == gone)
         for route, destination in (("2001:db8:7::/48", "2001:db8:7::/48"), ("default", "::/0")):
-            told = RouteChange(IPv6Network(destination))
-            command = f"route add {route} via fe80::2 dev eth0"
-            seen(lambda command=command: machines.here.ip(command), lambda event, told=told: event == told)
+            add = partial(machines.here.ip, f"route add {route} via fe80::2 dev eth0")
+            seen(add, RouteChange(IPv6Network(destination)).__eq__)
         rule = ["ip", "-6", "rule", "add", "from", "2001:db8::/32", "lookup", "7"]
         seen(lambda: machines.here.run(rule), lambda event: event == RouteChange(None))
 

@@ -254,7 +254,7 @@ def test_an_operators_server_gives_way_to_a_vip_at_its_place() -> None:
 
 
 def test_vips_of_tcp_and_udp_live_side_by_side() -> None:
-    """One address and port may be a VIP of each protocol, and a server in both, also by an operator's word."""
+    """One address and port may be a VIP of each protocol, and a server may be in both."""
     tcp = wanted_vip(1, wanted(1), name="tcp")
     quic = wanted_vip(1, wanted(1), name="quic", protocol=Protocol.QUIC)
     model = read(Model(), tcp, quic)
@@ -270,7 +270,7 @@ def test_vips_of_tcp_and_udp_live_side_by_side() -> None:
 
 
 def test_a_vip_of_another_protocol_is_another_vip() -> None:
-    """When a VIP of poise.yaml becomes one of UDP its servers get ids anew; between UDP and QUIC they stay."""
+    """When a VIP of poise.yaml becomes one of UDP ids begin anew; between UDP and QUIC they stay."""
     model = remove(add(model_of(1), 2), "web1", now=5)
     udp = read(model, wanted_vip(1, wanted(2), protocol=Protocol.UDP), now=10)
     assert states(only(udp)) == {"web2": (0, READY)}

@@ -352,7 +352,7 @@ class Router(Lab):
     """`here` routes between `left` on eth0 and `right` on eth1; `side` is a router beside, on eth2."""
 
     def build(self) -> None:
-        """Make the machines; all have IPv6, and eth0 and eth1 addresses of 2001:db8:0::/64 and 2001:db8:1::/64."""
+        """Make the machines; the links of eth0, eth1 and eth2 are 2001:db8:0::/64, 2001:db8:1::/64 and so on."""
         names = ("here", "left", "right", "side")
         self.here, *self.others = (self.namespace(name) for name in names)
         self.here.sysctl({"net.ipv6.conf.lo.disable_ipv6": 0})
@@ -462,6 +462,4 @@ def test_a_router_that_ignores_advertisements_goes_on_doing_so() -> None:
         proc.write_sysctl("net.ipv6.conf.eth0.forwarding", "1")
         proc.write_sysctl("net.ipv6.conf.eth1.accept_ra", "0")
         names = [setting.name for setting in router.plan("2001:db8:5::1")]
-        assert [
-            name for name in names if name.endswith(("eth0.accept_ra", "eth1.accept_ra"))
-        ] == []
+        assert [name for name in names if name.endswith(("eth0.accept_ra", "eth1.accept_ra"))] == []

@@ -68,7 +68,7 @@ def test_who_does_not_answer_is_told_with_the_protocol() -> None:
     """The reason names ARP for a neighbour of IPv4, and NDP for one of IPv6."""
     with living_here() as machines:
         with_ipv6(machines)
-        absent = [IPv4Address("10.1.0.9"), IPv6Address("2001:db8::9")]
+        absent: list[Address] = [IPv4Address("10.1.0.9"), IPv6Address("2001:db8::9")]
         ways = sense.look_up_ways(absent, Ways(), {netlink.interface("eth0").index: ()})
         assert list(ways.faults.values()) == [
             "10.1.0.9 does not answer ARP on eth0",
