@@ -234,7 +234,7 @@ def test_tables_of_another_size_are_not_taken_over(site: Site) -> None:
     before = site.footprint()
     site.configure(handshake_rows=2048)
     sentence = site.refusal()
-    assert sentence.startswith(f"the tables pinned in {site.pins} do not fit: handshake_rows was changed")
+    assert sentence.startswith(f"the tables pinned in {site.pins} do not fit: the number of rows was changed")
     assert site.footprint() == before
     site.poise("down")
     site.running()

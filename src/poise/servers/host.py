@@ -42,6 +42,7 @@ from poise import durable
 from poise.config import Config
 from poise.errors import PoiseError
 from poise.kernel import netlink, proc
+from poise.servers import sense
 from poise.servers.host_settings import Address, Clsact, Feature, Setting, Sysctl
 
 __all__ = ["Address", "Clsact", "Feature", "Setting", "Sysctl", "check", "plan", "set_up", "undo"]
@@ -71,12 +72,14 @@ def plan(config: Config, mode: Mapping[str, str]) -> list[Setting]:
     interfaces = [netlink.interface(name) for name in config.interface_names]
     vips = dict.fromkeys(vip.address for vip in config.vips)
     ipv6 = any(vip.version == 6 for vip in vips)
+    routed = [*interfaces, *_vlan_devices(interfaces)]
+    names = [found.name for found in routed]
     return [
         *(Clsact(interface=found.name, why="so that TC programs can be attached") for found in interfaces),
         *chain.from_iterable(_offloads(found.name, mode.get(found.name)) for found in interfaces),
-        *_sysctls([found.name for found in interfaces]),
-        *(_ipv6_sysctls([found.name for found in interfaces]) if ipv6 else ()),
-        *(_vip(address, interfaces) for address in vips),
+        *_sysctls(names),
+        *(_ipv6_sysctls(names) if ipv6 else ()),
+        *(_vip(address, routed) for address in vips),
     ]
 
 
@@ -145,6 +148,12 @@ def describe(setting: Setting) -> str:
     if value is None or not setting.met(value):
         return f"{setting.name}: {value or 'missing'} -> {setting.wanted}, {setting.why}"
     return f"{setting.name}: {value} already, {setting.why}"
+
+
+def _vlan_devices(interfaces: list[netlink.Interface]) -> list[netlink.Interface]:
+    """The kernel's VLAN devices whose frames leave by these interfaces: to its routing, frames come by them."""
+    above = sense.links({found.index: () for found in interfaces}, netlink.links())
+    return [netlink.interface(netlink.interface_name(ifindex)) for ifindex in above]
 
 
 def _offloads(interface: str, mode: str | None) -> Iterator[Feature]:
