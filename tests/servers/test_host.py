@@ -352,7 +352,7 @@ class Router(Lab):
     """`here` routes between `left` on eth0 and `right` on eth1; `side` is a router beside, on eth2."""
 
     def build(self) -> None:
-        """Make the machines; the links of eth0, eth1 and eth2 are 2001:db8:0::/64, 2001:db8:1::/64 and so on."""
+        """Make the machines; on the links of eth0 and so on are 2001:db8:0::/64, 2001:db8:1::/64, ..."""
         names = ("here", "left", "right", "side")
         self.here, *self.others = (self.namespace(name) for name in names)
         self.here.sysctl({"net.ipv6.conf.lo.disable_ipv6": 0})

@@ -151,7 +151,7 @@ def describe(setting: Setting) -> str:
 
 
 def _vlan_devices(interfaces: list[netlink.Interface]) -> list[netlink.Interface]:
-    """The kernel's VLAN devices whose frames leave by these interfaces: to its routing, frames come by them."""
+    """The VLAN devices whose frames leave by these interfaces: for routing, frames arrive on them."""
     above = sense.links({found.index: () for found in interfaces}, netlink.links())
     return [netlink.interface(netlink.interface_name(ifindex)) for ifindex in above]
 
