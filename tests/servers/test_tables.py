@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from dataclasses import replace
 from importlib.resources import as_file, files
+from ipaddress import IPv4Address
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from poise.kernel.libbpf import Object
 from poise.servers import decide, tables
-from poise.servers.model import SERVER_IDS, Address, Hop, Model, Policy, State
+from poise.servers.model import SERVER_IDS, Hop, Model, Policy, State
 from poise.servers.tables import CUT, DRAIN, GONE, READY, End, Row, Shape, Tables
 from tests.servers.models import find, wanted, wanted_vip
 
@@ -28,9 +29,9 @@ def model_of(*numbers: int) -> Model:
     return decide.reconcile(Model(), [wanted_vip(1, *map(wanted, numbers))], 0, 1)
 
 
-def desired(model: Model, hops: dict[Address, Hop], present: Tables | None = None) -> Tables:
+def desired(model: Model, hops: dict[IPv4Address, Hop], present: Tables | None = None) -> Tables:
     """The content of the kernel's tables for a model, after an earlier content."""
-    return tables.desired(model, hops, frozenset(), {}, key=KEY, present=present or Tables(), shape=SHAPE)
+    return tables.desired(model, hops, frozenset(), key=KEY, present=present or Tables(), shape=SHAPE)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 65535))

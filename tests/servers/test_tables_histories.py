@@ -3,7 +3,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import IPv4Network
 from typing import Any
 
 from hypothesis import settings
@@ -108,11 +107,8 @@ class Contents(Histories):
             for number, ifindex in zip(SERVERS, interfaces, strict=True)
             if ifindex
         }
-        prefixes, shape = (
-            frozenset(IPv4Network((address, length)) for length, address in direct),
-            self.kernel.shape,
-        )
-        goal = tables.desired(self.model, hops, prefixes, {}, key=KEY, present=self.present, shape=shape)
+        prefixes, shape = frozenset(direct), self.kernel.shape
+        goal = tables.desired(self.model, hops, prefixes, key=KEY, present=self.present, shape=shape)
         steps = tables.plan(self.present, goal)
         laws = Laws(self.kernel, self.present, goal)
         for step in steps[:killed]:
@@ -123,7 +119,7 @@ class Contents(Histories):
             pools = {number: ids for number, ids in goal.pools.items() if ids}
             assert self.kernel.read() == replace(goal, pools=pools)
             self.present = goal
-            assert goal == tables.desired(self.model, hops, prefixes, {}, key=KEY, present=goal, shape=shape)
+            assert goal == tables.desired(self.model, hops, prefixes, key=KEY, present=goal, shape=shape)
         else:
             self.present = self.kernel.read()
 
