@@ -30,6 +30,10 @@ _SERVER_COLUMNS: Final = (
     "packets",
     "bytes",
 )
+_CONNECTION_COLUMNS: Final = (
+    *("vip", "client", "port", "server", "state", "age", "idle"),
+    *("packets_to_server", "bytes_to_server", "packets_to_client", "bytes_to_client"),
+)
 _STATES: Final = {
     "ready": "{name} ({end}) gets new connections of VIP {vip}",
     "drain": "{name} gets no new connections of VIP {vip}, those it has go on",
@@ -187,6 +191,18 @@ def list_servers(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = "
         print_json(found)
     else:
         print_table(_SERVER_COLUMNS, found)
+
+
+@servers.command()
+def connections(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = "text") -> None:
+    """List the connections of stateful VIPs."""
+    from poise.api.client import Client
+
+    found = Client(socket).connections()
+    if output == "json":
+        print_json(found)
+    else:
+        print_table(_CONNECTION_COLUMNS, found)
 
 
 @servers.command()

@@ -34,6 +34,7 @@ _WHILE_ATTACHED = (host.Sysctl, host.Address)
 
 SETTLE = 0.05  # seconds in which changes that come together are gathered
 RESOLVE = 1.0  # seconds that a start waits for the servers' neighbours
+SWEEP = 60  # seconds in which all connections of stateful VIPs are looked at
 REFRESH = 30.0  # seconds between two looks at stale neighbours; the kernel keeps them valid for longer
 
 
@@ -121,7 +122,7 @@ def _start(config: Config, *, set_up_host: bool) -> Controller:
     modes: dict[str, str] = dict.fromkeys(config.interface_names, config.xdp_mode)
     _set_up(config, modes, everything=set_up_host, later=_WHILE_ATTACHED)
 
-    limits = apply.Limits(config.handshake_rows, config.flow_rows, config.flow_rate)
+    limits = apply.Limits(config.handshake_rows, config.flow_rows, config.flow_rate, config.connection_rows)
     plane = apply.DataPlane(config.pin_directory, limits, token[:6])
     controller = Controller(config, directory / _MODEL, key, plane, tags)
     # At a first start the tables are still empty: a request that came in by one interface while its
@@ -171,6 +172,7 @@ def _set_up(
 async def _run(tasks: TaskGroup, config: Config, controller: Controller) -> None:
     tasks.start_soon(_follow_changes, controller)
     tasks.start_soon(_refresh_neighbours, controller)
+    tasks.start_soon(_sweep_connections, controller)
     _log.info("up", socket=str(config.socket), servers=len(controller.list()))
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
@@ -204,6 +206,16 @@ async def _refresh_neighbours(controller: Controller) -> None:
     while True:
         await anyio.sleep(REFRESH)
         neighbours.refresh_stale(controller.holders_of_neighbours())
+
+
+async def _sweep_connections(controller: Controller) -> None:
+    """Have a part of the table of connections looked through every second, all of it in SWEEP seconds."""
+    rows = controller.connection_rows
+    part = -(-rows // SWEEP)
+    while True:
+        for first in range(0, rows, part):
+            await anyio.sleep(1)
+            controller.free_idle_connections(first, min(part, rows - first))
 
 
 def _undo(config: Config) -> list[str]:

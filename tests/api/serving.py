@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real API server on a real unix socket; only the controller keeps plain dicts instead of BPF maps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
@@ -56,6 +56,10 @@ class ListController:
     def remove(self, name: str, vip: str | None = None, *, now: bool = False) -> dict[str, object]:
         """The row, changed; raises NotFoundError."""
         return self._change(name, vip, "cut" if now else "removed")
+
+    def connections(self) -> Sequence[dict[str, object]]:
+        """One, that is always the same."""
+        return [{"client": "198.51.100.7", "port": 40000, "vip": "web", "state": "established"}]
 
     def counters(self) -> dict[str, int]:
         """All counters."""

@@ -54,6 +54,11 @@ class Client:
         server: dict[str, Any] = self._request("DELETE", f"/servers/{quote(name, safe='')}?{query}")
         return server
 
+    def connections(self) -> list[dict[str, Any]]:
+        """One dict a connection, of all stateful VIPs."""
+        connections: list[dict[str, Any]] = self._request("GET", "/connections")
+        return connections
+
     def counters(self) -> dict[str, int]:
         """Packets and events counted so far, by name."""
         counters: dict[str, int] = self._request("GET", "/counters")

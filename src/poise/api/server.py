@@ -5,7 +5,7 @@ import contextlib
 import json
 import socket as sockets
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeVar
@@ -48,6 +48,9 @@ class Controller(Protocol):
 
     def remove(self, name: str, vip: str | None = None, *, now: bool = False) -> dict[str, object]:
         """Remove a server, once its connections have ended or now, and return it."""
+
+    def connections(self) -> Sequence[dict[str, object]]:
+        """One dict a connection, of all stateful VIPs."""
 
     def counters(self) -> dict[str, int]:
         """Packets and events counted so far, by name."""
@@ -104,6 +107,9 @@ class _Routes:
         now = wanted.now == "true"
         return JSONResponse(self._controller.remove(request.path_params["name"], wanted.vip, now=now))
 
+    async def connections(self, _: Request) -> JSONResponse:
+        return JSONResponse(self._controller.connections())
+
     async def counters(self, _: Request) -> JSONResponse:
         return JSONResponse(self._controller.counters())
 
@@ -117,6 +123,7 @@ def application(controller: Controller) -> Starlette:
             Route("/servers", routes.add, methods=["POST"]),
             Route("/servers/{name:path}/drain", routes.drain, methods=["POST"]),
             Route("/servers/{name:path}", routes.remove, methods=["DELETE"]),
+            Route("/connections", routes.connections, methods=["GET"]),
             Route("/counters", routes.counters, methods=["GET"]),
         ],
         exception_handlers={
@@ -244,7 +251,7 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _no_such_route(request: Request, _: Exception) -> JSONResponse:
-    return _error(404, f"the API has no {request.url.path}: it has /servers and /counters")
+    return _error(404, f"the API has no {request.url.path}: it has /servers, /connections and /counters")
 
 
 async def _no_such_method(request: Request, error: Exception) -> JSONResponse:

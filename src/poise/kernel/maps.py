@@ -93,6 +93,12 @@ class Map:
         self._check("read", result)
         return self._decode(value.raw)
 
+    def raw(self, key: Any) -> bytes:
+        """Return the bytes of an array's element, for values too large to be decoded as a whole."""
+        value = ctypes.create_string_buffer(self.value.size)
+        self._check("read", library().bpf_map_lookup_elem(self.fd, self.key.pack(key), value))
+        return value.raw
+
     def set(self, key: Any, value: Any) -> None:
         """Write one value; MapError if the map is full."""
         self._check(

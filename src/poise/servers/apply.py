@@ -15,6 +15,7 @@ from poise.kernel.libbpf import Object
 from poise.kernel.library import BpfError
 from poise.kernel.maps import Map
 from poise.kernel.netlink import Interface
+from poise.servers.connections import Connections
 from poise.servers.tables import Pool, Shape, Tables, Write, address_row
 
 _TABLES = (
@@ -32,11 +33,15 @@ def _open() -> Object:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much the tables hold: rows of each, and flows that a CPU may begin to remember per second."""
+    """How much the tables hold: rows of each, and flows that a CPU may begin to remember per second.
+
+    Powers of two: handshake_rows and connection_rows.
+    """
 
     handshake_rows: int = 16384
     flow_rows: int = 131072
     flow_rate: int = 10000
+    connection_rows: int = 64
 
 
 class DataPlane:
@@ -53,14 +58,21 @@ class DataPlane:
         self.adopted = not bpffs.make_directory(pins)
         self._object.set_max_entries("handshakes", limits.handshake_rows)
         self._object.set_max_entries("flows", limits.flow_rows)
+        self._object.set_max_entries("connections", limits.connection_rows)
         self._object.pin_maps(pins)
         self._load()
         self._tables: dict[str, Map] = {name: self._object.map(name) for name in _TABLES}
         self.shape = Shape(self._tables["vips"].max_entries, self._tables["origins"].max_entries)
         self._object.map("settings").set(
             0,
-            {"token": token, "handshake_mask": limits.handshake_rows - 1, "flow_rate": limits.flow_rate},
+            {
+                "token": token,
+                "handshake_mask": limits.handshake_rows - 1,
+                "flow_rate": limits.flow_rate,
+                "connection_mask": limits.connection_rows - 1,
+            },
         )
+        self.connections = Connections(self._object.map("connections"), self._object.program("sweep"))
 
     def _load(self) -> None:
         try:

@@ -2,7 +2,7 @@
 """The servers of a running poise: each change is decided, saved, and then applied."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import structlog
@@ -11,6 +11,7 @@ from poise.config import Config, QuicIdsConfig, VipConfig
 from poise.kernel import neighbours, netlink, watch
 from poise.servers import decide, sense, state, tables
 from poise.servers.apply import DataPlane
+from poise.servers.connections import Connection
 from poise.servers.model import (
     SERVER_IDS,
     Address,
@@ -88,6 +89,24 @@ class Controller:
         server = decide.find_server(chosen, name)
         self._change(decide.remove(self._model, chosen, name, time.time(), cut=now))
         return self._one(chosen, server.id, "cut" if now else "removed")
+
+    def connections(self) -> Sequence[dict[str, object]]:
+        """Return a dict for each connection of the stateful VIPs, by VIP and client."""
+        vips = {vip.index: vip for vip in self._model.vips if vip.mode == Mode.STATEFUL}
+        found = sorted(
+            (connection for connection in self._plane.connections.list() if connection.vip in vips),
+            key=lambda each: (each.vip, each.client.version, each.client, each.port),
+        )
+        return [_describe_connection(vips[connection.vip], connection) for connection in found]
+
+    def free_idle_connections(self, first: int, rows: int) -> None:
+        """Let the slots of connections in these rows of the table be reused that were idle for too long."""
+        self._plane.connections.sweep(first, rows)
+
+    @property
+    def connection_rows(self) -> int:
+        """How many rows the table of connections has."""
+        return self._plane.connections.rows
 
     def counters(self) -> dict[str, int]:
         """Return how often each event happened."""
@@ -177,6 +196,23 @@ class Controller:
             "reachable": server.address not in self._ways.faults,
             **traffic,
         }
+
+
+def _describe_connection(vip: Vip, connection: Connection) -> dict[str, object]:
+    names = {server.id: server.name for server in vip.servers}
+    return {
+        "client": str(connection.client),
+        "port": connection.port,
+        "vip": vip.name,
+        "server": names.get(connection.server, str(connection.server)),
+        "state": connection.state,
+        "age": connection.age,
+        "idle": connection.idle,
+        "packets_to_server": connection.packets_to_server,
+        "bytes_to_server": connection.bytes_to_server,
+        "packets_to_client": connection.packets_to_client,
+        "bytes_to_client": connection.bytes_to_client,
+    }
 
 
 def _wanted(vip: VipConfig) -> decide.WantedVip:
