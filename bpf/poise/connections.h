@@ -129,13 +129,23 @@ static __always_inline void remove_from_index(struct connection_row *row, __u32 
 	}
 }
 
-/* False if the line is full: of a row full of connections, one line in some thousands is. */
+/* In place of one that is not established, if the line is full; false if all of it are. */
 static __always_inline bool put_into_index(struct connection_row *row, __u32 fingerprint, __u32 slot)
 {
 	for (__u32 step = 0; step < LINE_PLACES; step++) {
 		__u32 at = index_place(fingerprint, step);
 
 		if (row->index[at] <= PLACE_GONE) {
+			row->index[at] = index_entry(fingerprint, slot);
+			return true;
+		}
+	}
+	for (__u32 step = 0; step < LINE_PLACES; step++) {
+		__u32 at = index_place(fingerprint, step);
+		struct connection *other = &row->connections[row->index[at] % ROW_SLOTS];
+
+		if (!(other->who & CONNECTION_ESTABLISHED)) {
+			other->who = 0;
 			row->index[at] = index_entry(fingerprint, slot);
 			return true;
 		}

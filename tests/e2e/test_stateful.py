@@ -12,6 +12,7 @@ from poise.lab.balancer import Balancer
 from poise.lab.conversation import Conversation, Listeners
 from poise.lab.network import ServersLab
 from poise.lab.syn_flood import syn_flood
+from poise.lab.xdp_pass import pass_everything
 from tests.e2e.counters import drops
 from tests.e2e.test_handshakes import (
     NO_TIMESTAMPS,
@@ -41,6 +42,11 @@ def start_stateful(lab: ServersLab, port: int | None = None, servers: int | None
     return lab.start_balancer(
         vips=[lab.vip_settings(lab.servers[:servers], **of_port) | {"mode": "stateful"}]
     )
+
+
+def let_resets_out(lab: ServersLab) -> None:
+    """Have what poise sends back to clients leave its interface at once."""
+    pass_everything(lab.switch, "b-clients")
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -204,6 +210,7 @@ def test_what_the_table_does_not_hold_is_reset() -> None:
         balancer.stop()
         balancer.down()
         balancer.start()
+        let_resets_out(lab)
         listens.server.sendall(b"good morning")
         assert listens.client.recv(100) == b"good morning"
         listens.exchange()
@@ -221,6 +228,7 @@ def test_a_connection_of_a_cut_server_is_reset() -> None:
         balancer = start_stateful(lab, LISTENING)
         with Conversation(lab.clients[0], lab.vip, listeners, port=lab.port) as talking:
             talking.exchange()
+            let_resets_out(lab)
             balancer.client.remove("web1", now=True)
             talking.client.sendall(b"good evening")
             with pytest.raises(ConnectionResetError):
