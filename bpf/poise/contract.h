@@ -21,6 +21,7 @@ enum limits {
 	MAX_DIRECT_PREFIXES = 1024,
 	DEFAULT_HANDSHAKE_ROWS = 16384,
 	HANDSHAKE_WAYS = 3,
+	QUIC_CODEPOINTS = 8,	/* rows of quic_configs and quic_ciphers per VIP */
 	/* Copies of resets without timestamp that each CPU may send per second, see slowpath.h. */
 	RESET_COPIES_PER_SECOND = 20000,
 };
@@ -99,6 +100,29 @@ struct handshake_row {
 enum handshake_flags {
 	HANDSHAKE_USED = 1,
 	HANDSHAKE_ANSWERED = 2,	/* first_tsval and last_tsval are set */
+};
+
+/* How a server id stands in a QUIC connection id: draft-ietf-quic-load-balancers, section 5. */
+enum quic_algorithm {
+	QUIC_UNROUTABLE = 0,	/* no configuration under this codepoint */
+	QUIC_PLAINTEXT = 1,
+	QUIC_SINGLE_PASS = 2,	/* one AES block: the two lengths sum to 16 */
+	QUIC_FOUR_PASS = 3,	/* a Feistel network of four rounds of AES */
+};
+
+/* What a codepoint of the three config-rotation bits means at a VIP; lengths in bytes. */
+struct quic_config {
+	__u8 algorithm;		/* enum quic_algorithm */
+	__u8 server_id_length;
+	__u8 nonce_length;
+	__u8 zero;
+};
+
+/* What the program quic_set_key takes: the AES-128 key for a row of quic_configs. */
+struct quic_key {
+	__u32 row;
+	__u32 remove;		/* whether to forget the row's key instead */
+	__u8 key[16];
 };
 
 struct traffic {
