@@ -112,10 +112,10 @@ enum quic_algorithm {
 
 /* What a codepoint of the three config-rotation bits means at a VIP; lengths in bytes. */
 struct quic_config {
-	__u8 algorithm;		/* enum quic_algorithm */
+	enum quic_algorithm algorithm;
 	__u8 server_id_length;
 	__u8 nonce_length;
-	__u8 zero;
+	__u16 zero;
 };
 
 /* What the program quic_set_key takes: the AES-128 key for a row of quic_configs. */

@@ -15,6 +15,7 @@
 #include "quic_id.h"
 
 #define QUIC_LONG_HEADER 0x80
+#define QUIC_VERSION 1		/* of a long header, where the version stands; 0: version negotiation */
 #define QUIC_LONG_ID 6		/* behind the first byte, the version and the id's length */
 #define QUIC_SHORT_ID 1
 /*
@@ -32,10 +33,11 @@ struct {
 } quic_configs SEC(".maps");
 
 /*
- * The id, below SERVER_IDS, of the server that the datagram's destination connection id names, or
+ * The id, below SERVER_IDS, of the server that the destination connection id of a datagram names, or
  * NO_SERVER if it names none: its codepoint is not configured, it is too short, its number too
- * large, or this is no QUIC packet. Whether the VIP has that server is for the caller to see: a
- * client chooses its first connection id at random, which may look like any.
+ * large, its key not set, or this is no packet from a QUIC client. `datagram` is what follows the
+ * UDP header. Whether the VIP has that server is for the caller to see: a client chooses its first
+ * connection id at random, which may look like any.
  */
 static __always_inline int quic_server(const void *datagram, const void *end, __u32 vip)
 {
@@ -47,6 +49,8 @@ static __always_inline int quic_server(const void *datagram, const void *end, __
 	if ((const void *)(first + QUIC_LONG_ID) > end)
 		return NO_SERVER;
 	if (*first & QUIC_LONG_HEADER) {
+		if (!*(const __u32 *)(first + QUIC_VERSION))
+			return NO_SERVER;
 		length = first[QUIC_LONG_ID - 1];
 		id = first + QUIC_LONG_ID;
 	}

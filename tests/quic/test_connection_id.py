@@ -26,7 +26,7 @@ def test_the_drafts_own_connection_ids(vector: Vector) -> None:
 
 @given(configurations(), st.data())
 def test_what_is_encoded_is_decoded(ids: QuicIds, data: st.DataObject) -> None:
-    """Server id and nonce come back, whatever the lengths, with a key and without, and appended bytes aside."""
+    """Server id and nonce come back, whatever the lengths and the key, also from a longer id."""
     server_id = data.draw(st.integers(0, (1 << 8 * ids.server_id_length) - 1))
     nonce = data.draw(st.binary(min_size=ids.nonce_length, max_size=ids.nonce_length))
     connection_id = encode(ids, server_id, nonce)

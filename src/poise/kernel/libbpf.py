@@ -104,7 +104,7 @@ class Program:
         return TestRun(options.retval, out.raw[: options.data_size_out], options.duration)
 
     def call(self, argument: bytes) -> int:
-        """Run a program of the section `syscall` with its argument; returns what it does, as a signed number."""
+        """Run a program of the section `syscall` with its argument; returns its signed result."""
         data = ctypes.create_string_buffer(argument, len(argument))
         options = _TestRunOptions(
             sz=ctypes.sizeof(_TestRunOptions), ctx_in=ctypes.addressof(data), ctx_size_in=len(argument)

@@ -6,6 +6,7 @@ a key these two stand as they are; with one they are encrypted, if they have 16 
 AES-128, else by a Feistel network of four rounds, each of which encrypts a block made from one half.
 """
 
+import os
 from collections.abc import Iterable
 
 from poise.errors import PoiseError
@@ -75,6 +76,11 @@ def server_of(configurations: Iterable[QuicIds], connection_id: bytes) -> int | 
         if decoded:
             return decoded[0]
     return None
+
+
+def unroutable(total: int) -> bytes:
+    """Return a connection id of `total` bytes, 1 to 20, that names no server: section 3.2 of the draft."""
+    return bytes([UNROUTABLE << 5 | (total - 1)]) + os.urandom(total - 1)
 
 
 def _encrypt(key: bytes | None, plain: bytes) -> bytes:
