@@ -3,255 +3,153 @@
  * The load balancer: one XDP program on every interface towards clients or servers, and its
  * slow path on their TC ingress. Both directions pass here (two-way mode), so clients and
  * servers need no change.
+ *
+ * Each kind of packet has a function of its own, which the verifier follows once, and whose stack
+ * is not that of the others.
  */
-#include <stdbool.h>
 #include "poise/contract.h"
-#include "poise/cookie.h"
-#include "poise/forward.h"
-#include "poise/handshake.h"
+#include "poise/fragments.h"
 #include "poise/parse.h"
-#include "poise/reset.h"
-#include "poise/select.h"
 #include "poise/slowpath.h"
 #include "poise/stats.h"
 #include "poise/tables.h"
+#include "poise/tcp.h"
+#include "poise/udp.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* In place of a server id: a reset that goes to every server. */
-#define ALL_SERVERS (-2)
+/* In place of a verdict: the packet is not of the kind that the function is for. */
+#define OTHER (-1)
 
-static __always_inline bool may_connect(const struct vip *vip, __u32 id)
+static __always_inline int balance_tcp(struct xdp_md *ctx, const int family, __u32 offset)
 {
-	__u32 row = server_row(vip->index, id);
-	struct server *server = bpf_map_lookup_elem(&servers, &row);
+	struct origin *origin;
+	struct packet packet;
+	struct vip *vip;
 
-	return server && server->state == SERVER_READY;
+	if (parse_xdp(&packet, ctx, family, offset) != PARSED || packet.protocol != IPPROTO_TCP)
+		return OTHER;
+	vip = find_vip(&packet, family);
+	if (vip)
+		return tcp_to_server(ctx, &packet, family, vip);
+	origin = find_origin(&packet, family);
+	if (!origin)
+		return with_event(EVENT_PASS_UNRELATED, XDP_PASS);
+	vip = vip_of(origin);
+	if (!vip)
+		return with_event(EVENT_DROP_REPLY_WITHOUT_VIP, XDP_DROP);
+	return tcp_to_client(ctx, &packet, family, vip, origin);
 }
 
-/* The server of a SYN: any will do, unless it repeats one that has been placed. */
-static __always_inline int place(const struct packet *packet, const struct vip *vip, __u64 hash,
-				 bool has_timestamp, bool *connects)
+__attribute__((noinline)) int tcp_over_ipv4(struct xdp_md *ctx, __u32 offset)
 {
-	struct handshake_row *row = handshake_row(hash);
-	__u32 isn = bpf_ntohl(packet->tcp->seq);
-	struct handshake seen;
-	bool known = handshake_find(row, hash, &seen);
-	int id;
-
-	if (known && row->isn[seen.way] == isn && may_connect(vip, seen.server)) {
-		count(EVENT_SYN_RETRANSMITTED);
-		return seen.server;
-	}
-	if (vip->policy != POLICY_HASH && has_timestamp) {
-		id = select_by_turn(vip);
-	} else {
-		if (!has_timestamp)
-			count(EVENT_SYN_WITHOUT_TIMESTAMP);
-		id = select_by_hash(vip, hash);
-	}
-	if (id == NO_SERVER)
-		return NO_SERVER;
-	*connects = true;
-	handshake_put(row, known ? &seen : NULL, hash, isn, id, 0, HANDSHAKE_USED);
-	return id;
+	return balance_tcp(ctx, AF_INET, offset & 31);
 }
 
-/* The server of a segment without a usable echo: as remembered, else by hash; of a reset, all. */
-static __always_inline int follow_without_echo(const struct packet *packet, const struct vip *vip, __u64 hash)
+__attribute__((noinline)) int tcp_over_ipv6(struct xdp_md *ctx, __u32 offset)
 {
-	struct handshake seen;
-
-	if (handshake_find(handshake_row(hash), hash, &seen)) {
-		count(EVENT_NO_TIMESTAMP_REMEMBERED);
-		return seen.server;
-	}
-	if (packet->tcp->rst)
-		return ALL_SERVERS;
-	count(EVENT_NO_TIMESTAMP_HASHED);
-	return select_by_hash(vip, hash);
+	return balance_tcp(ctx, AF_INET6, offset & 31);
 }
 
-/* What the server is to see in place of the echo. */
-static __always_inline __u32 restore_echo(__u64 hash, __u32 tsecr)
+static __always_inline int balance_udp(struct xdp_md *ctx, struct packet *packet, const int family)
 {
-	struct handshake seen;
+	struct vip *vip = find_vip(packet, family);
+	struct origin *origin;
 
-	if (tsecr & COOKIE_MARK)
-		return cookie_strip(tsecr);
-	if (handshake_find(handshake_row(hash), hash, &seen) && (seen.flags & HANDSHAKE_ANSWERED))
-		return handshake_restore(&seen, tsecr);
-	count(EVENT_HANDSHAKE_UNKNOWN);
-	return cookie_strip(tsecr);
+	if (vip)
+		return udp_to_server(ctx, packet, family, vip);
+	origin = find_origin(packet, family);
+	if (!origin)
+		return with_event(EVENT_PASS_UNRELATED, XDP_PASS);
+	vip = vip_of(origin);
+	if (!vip)
+		return with_event(EVENT_DROP_REPLY_WITHOUT_VIP, XDP_DROP);
+	return udp_to_client(ctx, packet, family, vip, origin);
 }
 
-static __always_inline int to_server(struct xdp_md *ctx, struct packet *packet, const struct vip *vip)
+/* Everything but TCP with its ports. */
+static __always_inline int balance_rest(struct xdp_md *ctx, const int family, __u32 offset)
 {
-	__u32 header_length = tcp_header_length(packet);
-	struct timestamp *timestamp;
-	struct server *server;
-	bool connects = false;
-	__u64 hash, change = 0;
-	__u32 server_at;
-	int id;
+	struct packet packet;
 
-	if (packet->ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS))
-		return with_event(EVENT_DROP_FRAGMENT, XDP_DROP);
-	if (!header_length)
-		return with_event(EVENT_DROP_MALFORMED, XDP_DROP);
-	if (packet->ip->ttl <= 1)
-		return with_event(EVENT_DROP_TTL_EXPIRED, XDP_DROP);
-
-	hash = flow_hash(vip, packet->ip->saddr, packet->tcp->source);
-	timestamp = find_timestamp(ctx, packet, header_length);
-
-	if (packet->tcp->syn && !packet->tcp->ack) {
-		id = place(packet, vip, hash, timestamp, &connects);
-	} else if (vip->policy == POLICY_HASH) {
-		id = select_by_hash(vip, hash);
-	} else if (timestamp && packet->tcp->ack) {
-		__u32 tsecr = bpf_ntohl(timestamp->tsecr);
-
-		id = cookie_server(tsecr, hash);
-		change = rewrite_timestamp(packet, &timestamp->tsecr, restore_echo(hash, tsecr));
-	} else {
-		/* RFC 7323, section 3.2: TSecr counts only where ACK is set. */
-		id = follow_without_echo(packet, vip, hash);
+	switch (parse_xdp(&packet, ctx, family, offset)) {
+	case PARSED:
+		return balance_udp(ctx, &packet, family);
+	case PARSED_LATER_FRAGMENT:
+		return forward_later_fragment(ctx, &packet, family);
+	case PARSED_TRUNCATED:
+		return with_event(EVENT_PASS_TRUNCATED, XDP_PASS);
+	case PARSED_TOO_LONG:
+		return with_event(EVENT_PASS_LONG_HEADERS, XDP_PASS);
+	case PARSED_OTHER_PROTOCOL:
+		break;
 	}
-	if (id == ALL_SERVERS)
-		return to_slow_path(packet, EVENT_RESET_TO_ALL);
-	if (id == NO_SERVER)
-		return reply_reset(ctx, packet, EVENT_RESET_NO_SERVER);
-
-	server_at = server_row(vip->index, id);
-	server = bpf_map_lookup_elem(&servers, &server_at);
-	if (!server || server->state == SERVER_NONE)
-		return with_event(EVENT_DROP_UNKNOWN_SERVER, XDP_DROP);
-	if (!server->ifindex) {
-		if (server->state == SERVER_CUT)
-			return reply_reset(ctx, packet, EVENT_RESET_OF_CUT_SERVER);
-		return with_event(EVENT_DROP_SERVER_UNREACHABLE, XDP_DROP);
-	}
-
-	count_traffic(server_at, bpf_ntohs(packet->ip->tot_len), connects);
-	rewrite_end(packet, &packet->ip->daddr, &packet->tcp->dest, server->address, server->port, age(packet->ip),
-		    change);
-	set_macs(packet->eth, server);
-	return send(ctx, server->ifindex);
+	return with_event(EVENT_PASS_OTHER_PROTOCOL, XDP_PASS);
 }
 
-/* Marks the server's timestamp with the cookie; returns what the TCP checksum owes for it. */
-static __always_inline __u64 stamp(const struct packet *packet, const struct vip *vip, __u32 server,
-				   struct timestamp *timestamp)
+__attribute__((noinline)) int rest_of_ipv4(struct xdp_md *ctx, __u32 offset)
 {
-	bool is_synack = packet->tcp->syn;
-	__u32 tsval = bpf_ntohl(timestamp->tsval);
-	__u64 hash = flow_hash(vip, packet->ip->daddr, packet->tcp->dest);
-
-	if (is_synack) {
-		__u32 isn = bpf_ntohl(packet->tcp->ack_seq) - 1;
-
-		if (!handshake_answer(handshake_row(hash), hash, isn, server, tsval))
-			count(EVENT_SYNACK_UNEXPECTED);
-	}
-	return rewrite_timestamp(packet, &timestamp->tsval, cookie_stamp(tsval, hash, server, is_synack));
+	return balance_rest(ctx, AF_INET, offset & 31);
 }
 
-static __always_inline bool is_direct(const struct vip *vip, __be32 address)
+__attribute__((noinline)) int rest_of_ipv6(struct xdp_md *ctx, __u32 offset)
 {
-	struct prefix prefix = { 32, address };
-
-	return vip->asks_direct && bpf_map_lookup_elem(&direct, &prefix);
+	return balance_rest(ctx, AF_INET6, offset & 31);
 }
 
-static __always_inline int to_client(struct xdp_md *ctx, struct packet *packet, const struct vip *vip,
-				     const struct origin *origin)
+static __always_inline int balance_ipv4(struct xdp_md *ctx, __u32 offset)
 {
-	__u32 header_length = tcp_header_length(packet);
-	struct bpf_fib_lookup route = {
-		.family = AF_INET,
-		.l4_protocol = IPPROTO_TCP,
-		.sport = vip->end.port,
-		.dport = packet->tcp->dest,
-		.tot_len = bpf_ntohs(packet->ip->tot_len),
-		.ipv4_src = vip->end.address,
-		.ipv4_dst = packet->ip->daddr,
-		.ifindex = ctx->ingress_ifindex,
-	};
-	struct timestamp *timestamp;
-	__u64 change = 0;
-	long result;
+	int verdict = tcp_over_ipv4(ctx, offset);
 
-	if (packet->tcp->syn && !packet->tcp->ack)
-		return with_event(EVENT_PASS_SERVER_CONNECTS, XDP_PASS);
-	if (is_direct(vip, packet->ip->daddr))
-		return with_event(EVENT_PASS_DIRECT, XDP_PASS);
-	result = bpf_fib_lookup(ctx, &route, sizeof(route), 0);
-	if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
-		return with_event(EVENT_PASS_OWN_ADDRESS, XDP_PASS);
-	if (packet->ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS))
-		return with_event(EVENT_DROP_FRAGMENT, XDP_DROP);
-	if (!header_length)
-		return with_event(EVENT_DROP_MALFORMED, XDP_DROP);
-	if (origin->cut)
-		return with_event(EVENT_DROP_REPLY_OF_CUT_SERVER, XDP_DROP);
-	if (packet->ip->ttl <= 1)
-		return with_event(EVENT_PASS_REPLY_TTL_EXPIRED, XDP_PASS);
-	if (result == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
-		if (packet->ip->frag_off & bpf_htons(IP_DONT_FRAGMENT))
-			return with_event(EVENT_PASS_REPLY_TOO_BIG, XDP_PASS);
-		return with_event(EVENT_DROP_REPLY_TOO_BIG, XDP_DROP);
-	}
-	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
-		return with_event(EVENT_PASS_NO_ROUTE, XDP_PASS);
+	return verdict == OTHER ? rest_of_ipv4(ctx, offset) : verdict;
+}
 
-	if (vip->policy != POLICY_HASH) {
-		timestamp = find_timestamp(ctx, packet, header_length);
-		if (timestamp)
-			change = stamp(packet, vip, origin->server, timestamp);
+static __always_inline int balance_ipv6(struct xdp_md *ctx, __u32 offset)
+{
+	int verdict = tcp_over_ipv6(ctx, offset);
+
+	return verdict == OTHER ? rest_of_ipv6(ctx, offset) : verdict;
+}
+
+/* Frames with VLAN tags, at most MAX_TAGS. */
+__attribute__((noinline)) int balance_tagged(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__be16 *type = data + 2 * ETH_ALEN;
+	__u32 offset = sizeof(struct ethhdr);
+
+	for (int i = 0; i < MAX_TAGS; i++) {
+		if ((void *)(type + 3) > end)
+			return with_event(EVENT_PASS_TRUNCATED, XDP_PASS);
+		if (!is_vlan(*type))
+			break;
+		type += VLAN_TAG / sizeof(*type);
+		offset += VLAN_TAG;
 	}
-	rewrite_end(packet, &packet->ip->saddr, &packet->tcp->source, vip->end.address, vip->end.port,
-		    age(packet->ip), change);
-	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
-		return to_slow_path(packet, EVENT_NEIGHBOUR_UNRESOLVED);
-	set_mac(packet->eth->h_dest, route.dmac);
-	set_mac(packet->eth->h_source, route.smac);
-	return send(ctx, route.ifindex);
+	if (*type == bpf_htons(ETH_P_IP))
+		return balance_ipv4(ctx, offset);
+	if (*type == bpf_htons(ETH_P_IPV6))
+		return balance_ipv6(ctx, offset);
+	return with_event(EVENT_PASS_NOT_IP, XDP_PASS);
 }
 
 SEC("xdp")
 int balancer(struct xdp_md *ctx)
 {
-	struct packet packet;
-	struct origin *origin;
-	struct vip *vip;
-	__u32 row;
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
 
-	switch (parse(&packet, (void *)(long)ctx->data, (void *)(long)ctx->data_end)) {
-	case PARSED:
-		break;
-	case PARSED_NOT_IPV4:
-		return with_event(EVENT_PASS_NOT_IPV4, XDP_PASS);
-	case PARSED_NOT_TCP:
-		return with_event(EVENT_PASS_NOT_TCP, XDP_PASS);
-	case PARSED_LATER_FRAGMENT:
-		return with_event(EVENT_PASS_LATER_FRAGMENT, XDP_PASS);
-	case PARSED_TRUNCATED:
+	if ((void *)(eth + 1) > end)
 		return with_event(EVENT_PASS_TRUNCATED, XDP_PASS);
-	}
-	vip = find_vip(packet.ip->daddr, packet.tcp->dest);
-	if (vip)
-		return to_server(ctx, &packet, vip);
-
-	origin = find_origin(packet.ip->saddr, packet.tcp->source);
-	if (origin) {
-		row = origin->vip_row;
-		vip = bpf_map_lookup_elem(&vips, &row);
-		if (vip && vip->end.protocol == IPPROTO_TCP)
-			return to_client(ctx, &packet, vip, origin);
-		return with_event(EVENT_DROP_REPLY_WITHOUT_VIP, XDP_DROP);
-	}
-	return with_event(EVENT_PASS_UNRELATED, XDP_PASS);
+	if (!is_unicast(eth))
+		return with_event(EVENT_PASS_NOT_UNICAST, XDP_PASS);
+	if (ether_type(eth) == bpf_htons(ETH_P_IP))
+		return balance_ipv4(ctx, sizeof(struct ethhdr));
+	if (ether_type(eth) == bpf_htons(ETH_P_IPV6))
+		return balance_ipv6(ctx, sizeof(struct ethhdr));
+	if (is_vlan(ether_type(eth)))
+		return balance_tagged(ctx);
+	return with_event(EVENT_PASS_NOT_IP, XDP_PASS);
 }
 
 SEC("tc")

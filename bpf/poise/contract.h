@@ -18,20 +18,24 @@ enum limits {
 	ORIGIN_ROWS = 8192,
 	PROBES = 8,		/* rows of these two in which an end may stand, see tables.h */
 	SERVER_IDS = 512,	/* per VIP: the cookie has nine bits */
+	MAGLEV_ROWS = 16381,	/* a prime */
+	MAX_TAGS = 2,
+	MAX_LINKS = 256,
 	MAX_DIRECT_PREFIXES = 1024,
 	DEFAULT_HANDSHAKE_ROWS = 16384,
 	HANDSHAKE_WAYS = 3,
+	DEFAULT_FLOW_ROWS = 131072,
+	FRAGMENT_ROWS = 4096,
 	QUIC_CODEPOINTS = 8,	/* rows of quic_configs and quic_ciphers per VIP */
 	/* Copies of resets without timestamp that each CPU may send per second, see slowpath.h. */
 	RESET_COPIES_PER_SECOND = 20000,
 };
 
-/* The end of a transport connection that names a service: a VIP, or a server behind one. */
-struct service {
-	__be32 address;
-	__be16 port;
-	__u8 protocol;
-	__u8 zero;
+#define NO_SERVER (-1)		/* in place of a server id */
+
+/* An IPv6 address; where both kinds share a table, an IPv4 address is ::ffff:a.b.c.d (RFC 4291). */
+struct address {
+	__be32 word[4];
 };
 
 enum policy {
@@ -39,14 +43,37 @@ enum policy {
 	POLICY_HASH = 1,	/* no cookie: the flow's hash modulo the servers, for every packet */
 };
 
+enum mode {
+	MODE_STATELESS = 0,
+	MODE_STATEFUL = 1,	/* each TCP connection has an entry in a table */
+};
+
+enum layout {
+	LAYOUT_LOW = 0,
+	LAYOUT_MSB = 1,		/* the two of the paper */
+	LAYOUT_LSB = 2,
+};
+
+enum vip_flags {
+	VIP_ASKS_DIRECT = 1,	/* there are `direct:` prefixes to ask for */
+	VIP_ASKS_LINKS = 2,	/* there are links with VLAN tags */
+	VIP_IS_QUIC = 4,
+};
+
+/* `end`: the number of address, port and protocol, see tables.h. */
 struct vip {
-	struct service end;
-	__u64 hash_state[4];	/* of SipHash, once it has taken in `end`, see siphash.h */
+	__u64 end;
+	__u64 hash_state[4];	/* of SipHash, once it has taken in address, port and protocol, see siphash.h */
+	__be32 address;		/* of IPv4; that of IPv6 is in vip_addresses */
+	__be16 port;
+	__u8 protocol;
+	__u8 policy;
 	__u32 index;		/* row of servers, traffic and turns */
 	__u32 pool;		/* where new connections go; two per VIP, so that one can be replaced whole */
-	enum policy policy;
-	__u32 asks_direct;	/* whether there are `direct:` prefixes to ask for */
-	__u32 zero[2];		/* up to a power of two, which makes an index a shift */
+	__u8 mode;
+	__u8 layout;
+	__u8 zero[2];
+	__u32 flags;
 };
 
 enum server_state {
@@ -61,19 +88,30 @@ enum server_state {
  * interface nothing is sent there: the hop is not known, or the server is cut.
  */
 struct server {
-	__be32 address;
+	__be32 address;		/* of IPv4; that of IPv6 is in server_addresses */
 	__be16 port;
-	__u16 zero;
-	enum server_state state;
+	__u8 state;
+	__u8 tags;		/* VLAN tags of its frames: */
 	__u32 ifindex;
 	__u8 hop_mac[6];	/* these two as they stand in the Ethernet header */
 	__u8 interface_mac[6];
+	__be16 tag[MAX_TAGS];	/* VLAN ids, the outer one first */
+	__u16 mtu;		/* of the way there, 65535 if it is larger or unknown */
+	__u16 zero;
+};
+
+/* Where frames for an interface of the routing table leave: the device under it, and their VLAN ids. */
+struct link {
+	__u32 ifindex;
+	__u32 tags;
+	__be16 tag[MAX_TAGS];
 };
 
 /* Whose packet comes from this end: a server of which VIP. */
 struct origin {
-	struct service end;
-	__u32 vip_row;		/* of the VIP table */
+	__u64 end;
+	__u16 vip_row;		/* of the VIP table */
+	__u16 vip;		/* its index */
 	__u16 server;		/* id within the VIP */
 	__u16 cut;		/* its connections are reset */
 };
@@ -82,6 +120,34 @@ struct origin {
 struct pool {
 	__u32 size;
 	__u16 ids[SERVER_IDS];
+	__u8 weights[SERVER_IDS];	/* from which Python made the Maglev table */
+};
+
+/* Server ids by the hash of a flow; of the pool with the same number. */
+struct maglev {
+	__u16 ids[MAGLEV_ROWS];
+	__u16 zero[3];
+};
+
+/* A flow whose packets carry no cookie: UDP, and TCP without timestamps. */
+struct flow {
+	struct address client;
+	__be16 port;
+	__u16 vip;		/* its index */
+};
+
+/* The fragments of one datagram: RFC 791, section 3.2, and RFC 8200, section 4.5. */
+struct fragment {
+	struct address source;
+	struct address target;
+	__be32 identification;
+	__u32 protocol;
+};
+
+struct fragment_way {
+	__u32 vip_row;		/* of a reply; otherwise the fragments go */
+	__u32 server_row;	/* to this server */
+	__u32 to_client;
 };
 
 /*
@@ -100,6 +166,7 @@ struct handshake_row {
 enum handshake_flags {
 	HANDSHAKE_USED = 1,
 	HANDSHAKE_ANSWERED = 2,	/* first_tsval and last_tsval are set */
+	HANDSHAKE_PLAIN = 4,	/* without timestamps: to be remembered as a flow */
 };
 
 /* How a server id stands in a QUIC connection id: draft-ietf-quic-load-balancers, section 5. */
@@ -136,15 +203,28 @@ struct prefix {
 	__be32 address;
 };
 
+struct prefix6 {
+	__u32 length;
+	struct address address;
+};
+
 struct settings {
 	__u32 handshake_mask;	/* rows of the handshake table, less one */
 	__u8 token[6];		/* Ethernet source by which XDP hands a packet to the slow path */
 	__u8 zero[2];
+	__u32 flow_rate;	/* flows that each CPU may begin to remember per second */
 };
 
-struct reset_budget {
+/* What a CPU has used of something that is limited per second. */
+struct budget {
 	__u64 second;
 	__u64 used;
+};
+
+enum budgets {
+	BUDGET_RESET_COPIES,
+	BUDGET_FLOWS,
+	BUDGETS,
 };
 
 /*
@@ -152,10 +232,12 @@ struct reset_budget {
  * EVENT_, are the names of the counters. PASS: left to the kernel, unchanged. DROP: discarded.
  */
 enum event {
-	EVENT_PASS_NOT_IPV4,
-	EVENT_PASS_NOT_TCP,
-	EVENT_PASS_LATER_FRAGMENT,	/* has no ports: cannot be told apart */
+	EVENT_PASS_NOT_IP,
+	EVENT_PASS_NOT_UNICAST,		/* broadcast or multicast by its Ethernet address */
+	EVENT_PASS_OTHER_PROTOCOL,	/* neither TCP nor UDP */
+	EVENT_PASS_FRAGMENT_UNKNOWN,	/* later fragment of which no first one was seen here */
 	EVENT_PASS_TRUNCATED,		/* ends before its ports */
+	EVENT_PASS_LONG_HEADERS,	/* more IPv6 extension headers than are looked through */
 	EVENT_PASS_UNRELATED,		/* neither for a VIP nor from a server */
 	EVENT_PASS_OWN_ADDRESS,		/* from a server to this machine */
 	EVENT_PASS_DIRECT,		/* from a server to a `direct:` prefix */
@@ -163,11 +245,12 @@ enum event {
 	EVENT_PASS_NO_ROUTE,		/* to the client: the kernel answers the server */
 	EVENT_PASS_REPLY_TTL_EXPIRED,	/* likewise */
 	EVENT_PASS_REPLY_TOO_BIG,	/* likewise */
-	EVENT_DROP_FRAGMENT,		/* first fragment for a VIP or from a server */
-	EVENT_DROP_MALFORMED,		/* TCP header impossible or beyond the packet */
+	EVENT_DROP_MALFORMED,		/* TCP or UDP header impossible or beyond the packet */
 	EVENT_DROP_TTL_EXPIRED,
 	EVENT_DROP_UNKNOWN_SERVER,	/* the cookie names no server */
+	EVENT_DROP_NO_SERVER,		/* UDP: no server takes new flows */
 	EVENT_DROP_SERVER_UNREACHABLE,	/* the hop to the server is not known */
+	EVENT_DROP_TOO_BIG,		/* for the way to the server, and may be fragmented */
 	EVENT_DROP_REPLY_TOO_BIG,	/* for the link to the client, and may be fragmented */
 	EVENT_DROP_REPLY_OF_CUT_SERVER,
 	EVENT_DROP_REPLY_WITHOUT_VIP,	/* its VIP is being added or removed */
@@ -180,8 +263,10 @@ enum event {
 	EVENT_SYN_WITHOUT_TIMESTAMP,	/* placed by hash */
 	EVENT_HANDSHAKE_UNKNOWN,	/* echo of a SYN-ACK that the table has forgotten */
 	EVENT_SYNACK_UNEXPECTED,	/* SYN-ACK of a SYN that the table has forgotten */
-	EVENT_NO_TIMESTAMP_REMEMBERED,	/* server found in the handshake table */
+	EVENT_NO_TIMESTAMP_REMEMBERED,	/* server found in the handshake table or among the flows */
 	EVENT_NO_TIMESTAMP_HASHED,
+	EVENT_FLOW_REMEMBERED,		/* a new one, of UDP or without timestamps */
+	EVENT_FLOW_LIMIT,		/* new flow left to the hash alone: over `flow_rate` */
 	EVENT_RESET_TO_ALL,		/* reset without timestamp of a forgotten connection */
 	EVENT_NEIGHBOUR_UNRESOLVED,	/* first packet to a client or gateway: sent by the kernel */
 	EVENTS,

@@ -14,21 +14,48 @@
 #pragma once
 
 #include "contract.h"
+#include "parse.h"
 #include "siphash.h"
 
 #define COOKIE_MASK 0x1ff
 #define COOKIE_MARK 0x200
 #define COOKIE_BITS (COOKIE_MASK | COOKIE_MARK)
 
-#define FLOW_BYTES 14ULL	/* struct service of the VIP, the client's address and port */
+/* Of the hashed message: a VIP's end and a client's address and port. */
+#define FLOW_BYTES 14ULL
+#define FLOW_BYTES6 42ULL
 
 /*
  * Keyed hash of both ends of a connection. Python has taken in the VIP's end already, which is
- * the same for all its packets, so that one block is left.
+ * the same for all its packets.
  */
-static __always_inline __u64 flow_hash(const struct vip *vip, __be32 client, __be16 port)
+static __always_inline __u64 flow_hash4(const struct vip *vip, __be32 client, __be16 port)
 {
 	return siphash13_finish(vip->hash_state, FLOW_BYTES << 56 | (__u64)port << 32 | client);
+}
+
+static __always_inline __u64 flow_hash6(const struct vip *vip, const struct address *client, __be16 port)
+{
+	__u64 high = (__u64)client->word[1] << 32 | client->word[0];
+	__u64 low = (__u64)client->word[3] << 32 | client->word[2];
+
+	return siphash13_finish_three(vip->hash_state, high, low, FLOW_BYTES6 << 56 | port);
+}
+
+/* Of a packet from a client. */
+static __always_inline __u64 hash_from(const struct vip *vip, const struct packet *packet, const int family)
+{
+	if (family == AF_INET)
+		return flow_hash4(vip, packet->ip->saddr, packet->udp->source);
+	return flow_hash6(vip, (struct address *)&packet->ip6->saddr, packet->udp->source);
+}
+
+/* Of a packet to a client. */
+static __always_inline __u64 hash_to(const struct vip *vip, const struct packet *packet, const int family)
+{
+	if (family == AF_INET)
+		return flow_hash4(vip, packet->ip->daddr, packet->udp->dest);
+	return flow_hash6(vip, (struct address *)&packet->ip6->daddr, packet->udp->dest);
 }
 
 static __always_inline __u32 cookie_server(__u32 tsecr, __u64 hash)

@@ -121,6 +121,15 @@ static __always_inline bool handshake_answer(struct handshake_row *row, __u64 ha
 	return true;
 }
 
+/* Notes that a connection has no timestamps after all: its SYN-ACK, from this server, has none. */
+static __always_inline void handshake_plain(struct handshake_row *row, __u64 hash, __u32 server)
+{
+	struct handshake seen;
+
+	if (handshake_find(row, hash, &seen) && seen.server == server)
+		row->who[seen.way] |= HANDSHAKE_PLAIN;
+}
+
 /*
  * The TSval that the server wrote into the SYN-ACK of which this is the echo. Exact for its
  * first and its last; for one in between any value between them is accepted, and the low six

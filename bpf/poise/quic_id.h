@@ -6,8 +6,6 @@
 #include <bpf/bpf_endian.h>
 #include "contract.h"
 
-#define NO_SERVER (-1)
-
 /*
  * The big-endian number in the first `length` bytes, 1 to 15, of 16 that were loaded as two words;
  * NO_SERVER if it is no server id.

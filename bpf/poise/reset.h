@@ -3,12 +3,11 @@
 #pragma once
 
 #include "csum.h"
-#include "forward.h"
+#include "frame.h"
 #include "parse.h"
 #include "stats.h"
 
-#define RESET_TTL 64
-#define RESET_LENGTH (sizeof(struct iphdr) + sizeof(struct tcphdr))
+#define RESET_HOPS 64
 
 static __always_inline __u64 sum_words(const void *from, __u32 words)
 {
@@ -20,40 +19,82 @@ static __always_inline __u64 sum_words(const void *from, __u32 words)
 	return sum;
 }
 
+/* The IP header of a reset to where a packet came from; returns the sum of both addresses. */
+static __always_inline __u64 write_ipv4(struct iphdr *ip, __be32 source, __be32 target)
+{
+	struct iphdr reset = {
+		.version = 4,
+		.ihl = sizeof(*ip) / 4,
+		.tot_len = bpf_htons(sizeof(*ip) + sizeof(struct tcphdr)),
+		.frag_off = bpf_htons(IP_DONT_FRAGMENT),
+		.ttl = RESET_HOPS,
+		.protocol = IPPROTO_TCP,
+		.saddr = source,
+		.daddr = target,
+	};
+
+	reset.check = ~csum_fold(sum_words(&reset, sizeof(reset) / 4));
+	*ip = reset;
+	return (__u64)source + target;
+}
+
+static __always_inline __u64 write_ipv6(struct ipv6hdr *ip, const struct address *source, const struct address *target)
+{
+	struct ipv6hdr reset = {
+		.version = 6,
+		.payload_len = bpf_htons(sizeof(struct tcphdr)),
+		.nexthdr = IPPROTO_TCP,
+		.hop_limit = RESET_HOPS,
+	};
+
+	*(struct address *)&reset.saddr = *source;
+	*(struct address *)&reset.daddr = *target;
+	*ip = reset;
+	return sum_words(source, 4) + sum_words(target, 4);
+}
+
 /*
  * RFC 9293, section 3.10.7.1: with ACK, the reset takes its sequence number from it; without,
- * it acknowledges the segment. A reset is never answered.
+ * it acknowledges the segment. A reset is never answered. VLAN tags stay as they are.
  */
-static __always_inline int reply_reset(struct xdp_md *ctx, const struct packet *packet, enum event event)
+static __always_inline int turn_into_reset(struct xdp_md *ctx, const struct packet *packet, const int family,
+					   enum event event)
 {
+	const __u32 ip_bytes = family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	__u32 before = packet->transport - (void *)packet->ip;
+	__u32 payload = ip_length(packet, family) - before - packet->tcp->doff * 4;
 	__u32 length = packet->end - (void *)packet->eth;
-	__u32 payload = bpf_ntohs(packet->ip->tot_len) - packet->ip->ihl * 4 - packet->tcp->doff * 4;
+	__u32 offset = ethernet_length(packet);
 	struct tcphdr segment = *packet->tcp;
-	struct ethhdr eth_in = *packet->eth;
-	struct iphdr ip_in = *packet->ip;
+	struct address source, target;
 	struct tcphdr tcp = {};
-	struct iphdr ip = {};
-	struct ethhdr *eth;
+	__u8 macs[2 * ETH_ALEN];
+	__u64 of_addresses;
 	void *data, *end;
 
 	if (segment.rst)
 		return with_event(event, XDP_DROP);
-	if (bpf_xdp_adjust_tail(ctx, (int)(sizeof(*eth) + RESET_LENGTH) - (int)length))
+	set_mac(macs, packet->eth->h_source);
+	set_mac(macs + ETH_ALEN, packet->eth->h_dest);
+	if (family == AF_INET) {
+		source.word[0] = packet->ip->daddr;
+		target.word[0] = packet->ip->saddr;
+	} else {
+		source = *(struct address *)&packet->ip6->daddr;
+		target = *(struct address *)&packet->ip6->saddr;
+	}
+	if (offset > ETHERNET_MAX || bpf_xdp_adjust_tail(ctx, (int)(offset + ip_bytes + sizeof(tcp)) - (int)length))
 		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	if (data + sizeof(*eth) + RESET_LENGTH > end)
+	if (data + sizeof(struct ethhdr) > end || data + offset + ip_bytes + sizeof(tcp) > end)
 		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
 
-	ip.version = 4;
-	ip.ihl = sizeof(ip) / 4;
-	ip.tot_len = bpf_htons(RESET_LENGTH);
-	ip.frag_off = bpf_htons(IP_DONT_FRAGMENT);
-	ip.ttl = RESET_TTL;
-	ip.protocol = IPPROTO_TCP;
-	ip.saddr = ip_in.daddr;
-	ip.daddr = ip_in.saddr;
-	ip.check = ~csum_fold(sum_words(&ip, sizeof(ip) / 4));
+	set_macs(data, macs);
+	if (family == AF_INET)
+		of_addresses = write_ipv4(data + offset, source.word[0], target.word[0]);
+	else
+		of_addresses = write_ipv6(data + offset, &source, &target);
 
 	tcp.source = segment.dest;
 	tcp.dest = segment.source;
@@ -65,13 +106,37 @@ static __always_inline int reply_reset(struct xdp_md *ctx, const struct packet *
 		tcp.ack = 1;
 		tcp.ack_seq = bpf_htonl(bpf_ntohl(segment.seq) + payload + segment.syn + segment.fin);
 	}
-	tcp.check = ~csum_fold(sum_words(&tcp, sizeof(tcp) / 4) + sum_words(&ip.saddr, 2) +
+	tcp.check = ~csum_fold(sum_words(&tcp, sizeof(tcp) / 4) + of_addresses +
 			       bpf_htonl(IPPROTO_TCP << 16 | sizeof(tcp)));
-
-	eth = data;
-	set_mac(eth->h_dest, eth_in.h_source);
-	set_mac(eth->h_source, eth_in.h_dest);
-	*(struct iphdr *)(data + sizeof(*eth)) = ip;
-	*(struct tcphdr *)(data + sizeof(*eth) + sizeof(ip)) = tcp;
+	*(struct tcphdr *)(data + offset + ip_bytes) = tcp;
 	return with_event(event, XDP_TX);
+}
+
+/* Functions of their own, because resets are rare and their stack should not be the callers'. */
+__attribute__((noinline)) int reset_ipv4(struct xdp_md *ctx, __u32 offset, enum event event)
+{
+	struct packet packet;
+
+	if (parse_xdp(&packet, ctx, AF_INET, offset & 31) != PARSED ||
+	    packet.protocol != IPPROTO_TCP)
+		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
+	return turn_into_reset(ctx, &packet, AF_INET, event);
+}
+
+__attribute__((noinline)) int reset_ipv6(struct xdp_md *ctx, __u32 offset, enum event event)
+{
+	struct packet packet;
+
+	if (parse_xdp(&packet, ctx, AF_INET6, offset & 31) != PARSED ||
+	    packet.protocol != IPPROTO_TCP)
+		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
+	return turn_into_reset(ctx, &packet, AF_INET6, event);
+}
+
+static __always_inline int reply_reset(struct xdp_md *ctx, const struct packet *packet, const int family,
+				       enum event event)
+{
+	if (family == AF_INET)
+		return reset_ipv4(ctx, ethernet_length(packet), event);
+	return reset_ipv6(ctx, ethernet_length(packet), event);
 }

@@ -12,21 +12,27 @@ struct {
 	__type(value, __u32);
 } turns SEC(".maps");
 
-#define NO_SERVER (-1)
-
 static __always_inline int pool_at(const struct pool *pool, __u32 at)
 {
 	return pool->ids[at & (SERVER_IDS - 1)];
 }
 
-/* The server of a packet that carries no cookie; NO_SERVER if the pool is empty. */
+/*
+ * The server that the hash of a flow stands for; NO_SERVER if the pool is empty. Plain hashing is
+ * there for comparison; a Maglev table moves few flows when the servers change (Eisenbud et al.,
+ * "Maglev", NSDI 2016).
+ */
 static __always_inline int select_by_hash(const struct vip *vip, __u64 hash)
 {
 	struct pool *pool = bpf_map_lookup_elem(&pools, &vip->pool);
+	struct maglev *maglev;
 
 	if (!pool || !pool->size)
 		return NO_SERVER;
-	return pool_at(pool, (__u32)(hash >> 32) % pool->size);
+	if (vip->policy == POLICY_HASH)
+		return pool_at(pool, (__u32)(hash >> 32) % pool->size);
+	maglev = bpf_map_lookup_elem(&maglevs, &vip->pool);
+	return maglev ? maglev->ids[(hash >> 32) * MAGLEV_ROWS >> 32] : NO_SERVER;
 }
 
 static __always_inline int select_by_turn(const struct vip *vip)

@@ -31,18 +31,41 @@
 		sip_second_half();                                     \
 	} while (0)
 
+/* The first half of a block's round does not touch v3, where the block goes: it may come before. */
+#define sip_absorb_after_first_half(block)                             \
+	do {                                                           \
+		v3 ^= (block);                                         \
+		sip_second_half();                                     \
+		v0 ^= (block);                                         \
+	} while (0)
+
 /*
  * `last` holds the bytes that are left, and in its highest byte the length of the whole message.
- * The first half of the round that takes them in does not touch v3, where they go: `state` has
- * it behind it already.
+ * `state` has the first half of the next block's round behind it already.
  */
 static __always_inline __u64 siphash13_finish(const __u64 state[4], __u64 last)
 {
 	__u64 v0 = state[0], v1 = state[1], v2 = state[2], v3 = state[3];
 
-	v3 ^= last;
-	sip_second_half();
-	v0 ^= last;
+	sip_absorb_after_first_half(last);
+
+	v2 ^= 0xff;
+	sip_round();
+	sip_round();
+	sip_round();
+	return v0 ^ v1 ^ v2 ^ v3;
+}
+
+/* The same with two blocks before the last one. */
+static __always_inline __u64 siphash13_finish_three(const __u64 state[4], __u64 first, __u64 second, __u64 last)
+{
+	__u64 v0 = state[0], v1 = state[1], v2 = state[2], v3 = state[3];
+
+	sip_absorb_after_first_half(first);
+	sip_first_half();
+	sip_absorb_after_first_half(second);
+	sip_first_half();
+	sip_absorb_after_first_half(last);
 
 	v2 ^= 0xff;
 	sip_round();

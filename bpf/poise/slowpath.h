@@ -8,20 +8,12 @@
 #pragma once
 
 #include <linux/pkt_cls.h>
-#include "forward.h"
+#include "budget.h"
+#include "frame.h"
 #include "parse.h"
+#include "rewrite.h"
 #include "stats.h"
 #include "tables.h"
-
-#define NANOSECONDS 1000000000ULL
-#define AF_INET 2
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct reset_budget);
-} reset_budgets SEC(".maps");
 
 static __always_inline int to_slow_path(struct packet *packet, enum event event)
 {
@@ -41,91 +33,143 @@ static __always_inline bool has_token(const struct ethhdr *eth, const struct set
 	return source[0] == token[0] && source[1] == token[1] && source[2] == token[2];
 }
 
-/* A packet to a client that is complete but for its Ethernet header: the kernel resolves the neighbour. */
-static __always_inline int send_through_neighbour(struct __sk_buff *skb, const struct packet *packet)
+static __always_inline bool parse_skb(struct packet *packet, struct __sk_buff *skb, const int family)
 {
-	struct bpf_redir_neigh hop = { .nh_family = AF_INET };
-	struct bpf_fib_lookup route = {
-		.family = AF_INET,
-		.l4_protocol = IPPROTO_TCP,
-		.sport = packet->tcp->source,
-		.dport = packet->tcp->dest,
-		.ipv4_src = packet->ip->saddr,
-		.ipv4_dst = packet->ip->daddr,
-		.ifindex = skb->ifindex,
-	};
-	long result = bpf_fib_lookup(skb, &route, sizeof(route), 0);
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
 
-	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
-		return with_event(EVENT_DROP_NO_NEIGHBOUR, TC_ACT_SHOT);
-	hop.ipv4_nh = route.ipv4_dst;
-	return bpf_redirect_neigh(route.ifindex, &hop, sizeof(hop), 0);
+	return parse(packet, skb, IN_TC, data, end, family, sizeof(struct ethhdr)) == PARSED;
 }
 
-static __always_inline bool may_copy_reset(void)
+/* A packet to a client that is complete but for its Ethernet header: the kernel resolves the neighbour. */
+static __always_inline int send_through_neighbour(struct __sk_buff *skb, const struct packet *packet, const int family)
 {
-	__u64 second = bpf_ktime_get_ns() / NANOSECONDS;
-	__u32 only = 0;
-	struct reset_budget *budget = bpf_map_lookup_elem(&reset_budgets, &only);
+	struct bpf_redir_neigh hop = { .nh_family = family };
+	struct bpf_fib_lookup route = {
+		.family = family,
+		.l4_protocol = packet->protocol,
+		.sport = packet->udp->source,
+		.dport = packet->udp->dest,
+		.ifindex = skb->ifindex,
+	};
+	long result;
 
-	if (!budget)
-		return false;
-	if (budget->second != second) {
-		budget->second = second;
-		budget->used = 0;
+	if (family == AF_INET) {
+		route.ipv4_src = packet->ip->saddr;
+		route.ipv4_dst = packet->ip->daddr;
+	} else {
+		*(struct address *)route.ipv6_src = *(struct address *)&packet->ip6->saddr;
+		*(struct address *)route.ipv6_dst = *(struct address *)&packet->ip6->daddr;
 	}
-	return budget->used++ < RESET_COPIES_PER_SECOND;
+	result = bpf_fib_lookup(skb, &route, sizeof(route), 0);
+	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return with_event(EVENT_DROP_NO_NEIGHBOUR, TC_ACT_SHOT);
+	if (family == AF_INET)
+		hop.ipv4_nh = route.ipv4_dst;
+	else
+		*(struct address *)hop.ipv6_nh = *(struct address *)route.ipv6_dst;
+	return bpf_redirect_neigh(route.ifindex, &hop, sizeof(hop), 0);
 }
 
 /*
  * Sends a copy of the packet to the server of that row. Reads the headers anew, since a copy
- * undoes what is known of them. A function of its own, so that the verifier follows it once.
+ * undoes what is known of them.
  */
-__attribute__((noinline)) int send_copy(struct __sk_buff *skb, __u32 row)
+static __always_inline int copy_to(struct __sk_buff *skb, const int family, __u32 row)
 {
 	struct server *server = bpf_map_lookup_elem(&servers, &row);
 	struct packet packet;
+	const void *address;
+	long result;
 
 	if (!server || !server->ifindex)
 		return 0;
-	if (!may_copy_reset())
+	if (!spend(BUDGET_RESET_COPIES, RESET_COPIES_PER_SECOND))
 		return with_event(EVENT_DROP_RESET_LIMIT, 0);
-	if (bpf_skb_pull_data(skb, 0) ||
-	    parse(&packet, (void *)(long)skb->data, (void *)(long)skb->data_end) != PARSED)
+	address = server_address(server, row, family);
+	if (!address || bpf_skb_pull_data(skb, 0) || !parse_skb(&packet, skb, family) || packet.protocol != IPPROTO_TCP)
 		return with_event(EVENT_DROP_INTERNAL, 0);
 
-	rewrite_end(&packet, &packet.ip->daddr, &packet.tcp->dest, server->address, server->port, 0, 0);
-	set_macs(packet.eth, server);
-	bpf_clone_redirect(skb, server->ifindex, 0);
-	return 0;
+	rewrite_end(&packet, family, IPPROTO_TCP, TARGET, address, server->port, 0);
+	if (family == AF_INET)	/* the next copy starts from here, with the hops that it came with */
+		unage(&packet);
+	else
+		packet.ip6->hop_limit++;
+	set_macs(packet.eth, server->hop_mac);
+	if (server->tags == MAX_TAGS)
+		bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), bpf_ntohs(server->tag[1]));
+	if (server->tags)
+		bpf_skb_vlan_push(skb, server->tags == MAX_TAGS ? bpf_htons(ETH_P_8021AD) : bpf_htons(ETH_P_8021Q),
+				  bpf_ntohs(server->tag[0]));
+	result = bpf_clone_redirect(skb, server->ifindex, 0);
+	if (server->tags)
+		bpf_skb_vlan_pop(skb);
+	if (server->tags == MAX_TAGS)
+		bpf_skb_vlan_pop(skb);
+	return result ? with_event(EVENT_DROP_INTERNAL, 0) : 0;
+}
+
+/* Functions of their own, so that the verifier follows each once. */
+__attribute__((noinline)) int send_copy(struct __sk_buff *skb, __u32 row)
+{
+	return copy_to(skb, AF_INET, row);
+}
+
+__attribute__((noinline)) int send_copy6(struct __sk_buff *skb, __u32 row)
+{
+	return copy_to(skb, AF_INET6, row);
 }
 
 /*
  * A reset without timestamp, of a connection that the handshake table has forgotten, goes to
  * every server of the VIP; those that do not know the connection ignore it.
  */
-static __always_inline int send_to_all(struct __sk_buff *skb, const struct packet *packet, const struct vip *vip)
+static __always_inline int send_to_all(struct __sk_buff *skb, const struct vip *vip, const int family)
 {
 	__u32 first = server_row(vip->index, 0);
 
-	csum_apply(&packet->ip->check, age(packet->ip));
-	for (__u32 id = 0; id < SERVER_IDS; id++)
-		send_copy(skb, first + id);
+	for (__u32 id = 0; id < SERVER_IDS; id++) {
+		if (family == AF_INET)
+			send_copy(skb, first + id);
+		else
+			send_copy6(skb, first + id);
+	}
 	return TC_ACT_SHOT;
+}
+
+static __always_inline int finish(struct __sk_buff *skb, const int family)
+{
+	struct packet packet;
+	struct vip *vip;
+
+	if (!parse_skb(&packet, skb, family))
+		return with_event(EVENT_DROP_INTERNAL, TC_ACT_SHOT);
+	vip = find_vip(&packet, family);
+	if (vip && packet.protocol == IPPROTO_TCP)
+		return send_to_all(skb, vip, family);
+	return send_through_neighbour(skb, &packet, family);
+}
+
+__attribute__((noinline)) int finish6(struct __sk_buff *skb)
+{
+	return finish(skb, AF_INET6);
 }
 
 static __always_inline int finish_in_slow_path(struct __sk_buff *skb)
 {
 	const struct settings *settings = get_settings();
-	struct packet packet;
-	struct vip *vip;
+	struct ethhdr *eth = (void *)(long)skb->data;
 
-	if (!settings || parse(&packet, (void *)(long)skb->data, (void *)(long)skb->data_end) != PARSED ||
-	    !has_token(packet.eth, settings))
+	if (!settings || (void *)(eth + 1) > (void *)(long)skb->data_end || !has_token(eth, settings))
 		return TC_ACT_UNSPEC;
+	/* Tags that the frame came with; the interface that it leaves by adds its own. */
+	for (int i = 0; i < MAX_TAGS; i++)
+		bpf_skb_vlan_pop(skb);
 
-	vip = find_vip(packet.ip->daddr, packet.tcp->dest);
-	if (vip)
-		return send_to_all(skb, &packet, vip);
-	return send_through_neighbour(skb, &packet);
+	eth = (void *)(long)skb->data;
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return with_event(EVENT_DROP_INTERNAL, TC_ACT_SHOT);
+	if (ether_type(eth) == bpf_htons(ETH_P_IPV6))
+		return finish6(skb);
+	return finish(skb, AF_INET);
 }

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans in, kernel state out: the BPF programs and tables of the servers level."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from importlib.resources import as_file, files
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,13 @@ from poise.kernel.libbpf import Object
 from poise.kernel.library import BpfError
 from poise.kernel.maps import Map
 from poise.kernel.netlink import Interface
-from poise.servers.tables import Shape, Tables, Write
+from poise.servers.tables import Pool, Shape, Tables, Write, address_row
 
-_TABLES = ("vips", "servers", "origins", "pools", "direct", "traffic", "events")
+_TABLES = (
+    *("vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs", "links"),
+    *("direct", "direct6", "traffic", "events"),
+)
+_HASHES = ("links", "direct", "direct6")  # of which an element can be deleted
 _LINK = "link_"
 
 
@@ -67,34 +72,24 @@ class DataPlane:
 
     def read(self) -> Tables:
         """Return what the tables hold."""
-        pools = self._tables["pools"].nonzero()
         return Tables(
-            vips={key: _without_padding(row) for key, row in self._tables["vips"].nonzero()},
-            servers={key: _without_padding(row) for key, row in self._tables["servers"].nonzero()},
-            origins={key: _without_padding(row) for key, row in self._tables["origins"].nonzero()},
-            pools={key: row["ids"][: row["size"]] for key, row in pools},
-            direct=frozenset(
-                (prefix["length"], prefix["address"])
-                for prefix, _ in self._tables["direct"].items()  # noqa: PERF102  a map, not a dict
-            ),
+            vips=self._rows("vips"),
+            vip_addresses=self._rows("vip_addresses"),
+            servers=self._rows("servers"),
+            server_addresses=self._rows("server_addresses"),
+            origins=self._rows("origins"),
+            pools={key: _pool(row) for key, row in self._tables["pools"].nonzero()},
+            links=dict(self._tables["links"].items()),
+            direct=frozenset(_prefixes(self._tables["direct"])) | frozenset(_prefixes(self._tables["direct6"])),
         )
+
+    def _rows(self, table: str) -> dict[int, dict[str, Any]]:
+        return {key: _without_padding(row) for key, row in self._tables[table].nonzero()}
 
     def write(self, plan: Iterable[Write]) -> None:
         """Carry out the steps of a plan in their order."""
-        for table, key, value in plan:
-            match table:
-                case "direct":
-                    self._write_direct({"length": key[0], "address": key[1]}, value)
-                case "pools":
-                    self._tables[table].set(key, {"size": len(value), "ids": value})
-                case _:
-                    self._tables[table].set(key, value or {})
-
-    def _write_direct(self, prefix: dict[str, int], value: int | None) -> None:
-        if value is None:
-            self._tables["direct"].delete(prefix)
-        else:
-            self._tables["direct"].set(prefix, value)
+        for step in plan:
+            carry_out(step, self._tables)
 
     def traffic(self, row: int) -> dict[str, int]:
         """Return connections, packets and bytes, over all CPUs, of a row of the servers table."""
@@ -116,12 +111,45 @@ class DataPlane:
         }
 
 
+def carry_out(step: Write, tables: Mapping[str, Map]) -> None:
+    """Write one value into the kernel's tables, or clear it."""
+    table, key, value = step
+    match table:
+        case "direct":
+            table, key = _prefix(key)
+        case "pools":
+            value = {"size": len(value.ids), "ids": value.ids, "weights": bytes(value.weights)}
+        case "maglevs":
+            value = {"ids": value}
+    if value is None and table in _HASHES:
+        tables[table].delete(key)
+    else:
+        tables[table].set(key, value or {})
+
+
+def _prefix(network: IPv4Network | IPv6Network) -> tuple[str, dict[str, Any]]:
+    """Return the table that a `direct:` prefix belongs in, and its key there."""
+    if network.version == 4:
+        return "direct", {"length": network.prefixlen, "address": int(network.network_address)}
+    return "direct6", {"length": network.prefixlen, "address": address_row(network.network_address)}
+
+
+def _prefixes(table: Map) -> Iterator[IPv4Network | IPv6Network]:
+    for prefix, _ in table.items():  # noqa: PERF102  a map, not a dict
+        address = prefix["address"]
+        if isinstance(address, dict):
+            packed = b"".join(word.to_bytes(4, "big") for word in address["word"])
+            yield IPv6Network((packed, prefix["length"]))
+        else:
+            yield IPv4Network((address, prefix["length"]))
+
+
+def _pool(row: dict[str, Any]) -> Pool:
+    return Pool(row["ids"][: row["size"]], tuple(row["weights"][: row["size"]]))
+
+
 def _without_padding(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_padding(value) if isinstance(value, dict) else value
-        for name, value in row.items()
-        if name != "zero"
-    }
+    return {name: value for name, value in row.items() if name != "zero"}
 
 
 def attached(pins: Path) -> dict[str, int]:

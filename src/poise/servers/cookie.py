@@ -5,7 +5,7 @@ cookie = (server id XOR SipHash-1-3(VIP's end, client's address and port)) mod 2
 of the server's TCP timestamps, below a mark that is 0 on a SYN-ACK and 1 on everything later.
 """
 
-from ipaddress import IPv4Address
+from poise.servers.model import Address
 
 _MASK = (1 << 64) - 1
 _CONSTANTS = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
@@ -77,19 +77,23 @@ def siphash(key: bytes, message: bytes, compression: int = 1, finalisation: int 
 def vip_state(key: bytes, vip: bytes) -> State:
     """Return what is the same for all connections of a VIP, and so is worked out once: see siphash.h.
 
-    The state after the VIP's eight bytes, and after that half of the next round which does not
-    depend on the client. vip as `service_bytes` gives it.
+    The state after the VIP's bytes, and after that half of the next round which does not depend on
+    the client. vip as `end_bytes` gives it.
     """
-    return _first_half(absorb(initial_state(key), int.from_bytes(vip, "little")))
+    state = initial_state(key)
+    for at in range(0, len(vip), 8):
+        state = absorb(state, int.from_bytes(vip[at : at + 8], "little"))
+    return _first_half(state)
 
 
-def service_bytes(address: IPv4Address, port: int, protocol: int = 6) -> bytes:
-    """Return struct service of contract.h: eight bytes, in network order."""
-    return address.packed + port.to_bytes(2, "big") + bytes((protocol, 0))
+def end_bytes(address: Address, port: int, protocol: int) -> bytes:
+    """Return address, port and protocol in network order, filled up to a multiple of 8 bytes."""
+    end = address.packed + port.to_bytes(2, "big") + bytes((protocol,))
+    return end.ljust(-(-len(end) // 8) * 8, b"\0")
 
 
-def flow_hash(key: bytes, vip: bytes, client: IPv4Address, port: int) -> int:
-    """Return the hash of a connection; vip as `service_bytes` gives it."""
+def flow_hash(key: bytes, vip: bytes, client: Address, port: int) -> int:
+    """Return the hash of a connection; vip as `end_bytes` gives it."""
     return siphash(key, vip + client.packed + port.to_bytes(2, "big"))
 
 

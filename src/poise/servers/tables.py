@@ -4,59 +4,63 @@
 Pure, as decide.py: what is in the tables is contract.h, how their rows are found is tables.h.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, NamedTuple
 
-from poise.errors import PoiseError
-from poise.servers import cookie
-from poise.servers.model import SERVER_IDS, Hop, Model, Policy, Server, State, Vip
-
-_PROTOCOL_TCP = 6
-_HASH_FACTOR = 0x9E3779B97F4A7C15  # HASH_FACTOR and PROBES of tables.h
-_PROBES = 8
-_MASK = (1 << 64) - 1
+from poise.servers import cookie, maglev
+from poise.servers.ends import GONE, End, Row, end_of, place
+from poise.servers.model import (
+    SERVER_IDS,
+    Address,
+    Hop,
+    Layout,
+    Link,
+    Mode,
+    Model,
+    Policy,
+    Protocol,
+    Server,
+    State,
+    Vip,
+)
 
 POLICIES = {Policy.ROUND_ROBIN: 0, Policy.HASH: 1}  # enum policy
+MODES = {Mode.STATELESS: 0, Mode.STATEFUL: 1}  # enum mode
+LAYOUTS = {Layout.LOW: 0, Layout.MSB: 1, Layout.LSB: 2}  # enum layout
 READY, DRAIN, CUT = 1, 2, 3  # enum server_state
+ASKS_DIRECT, ASKS_LINKS, IS_QUIC = 1, 2, 4  # enum vip_flags
 _STATES = {State.READY: READY, State.DRAIN: DRAIN, State.REMOVED: DRAIN, State.CUT: CUT}
+_LARGEST_MTU = 65535
+
+Network = IPv4Network | IPv6Network
 
 
-class End(NamedTuple):
-    """One end of a connection: struct service, without its padding."""
+class Pool(NamedTuple):
+    """The servers that take new connections, in the order of their turns, and their weights."""
 
-    address: int
-    port: int
-    protocol: int = _PROTOCOL_TCP
-
-    def packed(self) -> bytes:
-        """Return the bytes of struct service."""
-        return cookie.service_bytes(IPv4Address(self.address), self.port, self.protocol)
-
-    def number(self) -> int:
-        """Return these bytes as one little-endian number, as tables.h hashes them."""
-        return int.from_bytes(self.packed(), "little")
-
-
-Row = Mapping[str, Any]
-
-GONE = End(address=0x01000000, port=0, protocol=0)  # whose number is GONE of tables.h
+    ids: tuple[int, ...] = ()
+    weights: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Tables:
     """Contents of the tables; rows that are all zero are left out.
 
-    vips and origins: by row, with the end GONE where one was. servers: by VIP index x 512 + id.
-    pools: ids in order, by pool number, whether in use or not. direct: (length, address).
+    vips and origins: by row, with the end GONE where one was. servers and server_addresses: by VIP index
+    x 512 + id. vip_addresses: by VIP index. pools: by pool number, whether in use or not. links: by the
+    ifindex of the routing table.
     """
 
     vips: Mapping[int, Row] = field(default_factory=dict)
+    vip_addresses: Mapping[int, Row] = field(default_factory=dict)
     servers: Mapping[int, Row] = field(default_factory=dict)
+    server_addresses: Mapping[int, Row] = field(default_factory=dict)
     origins: Mapping[int, Row] = field(default_factory=dict)
-    pools: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    direct: frozenset[tuple[int, int]] = frozenset()
+    pools: Mapping[int, Pool] = field(default_factory=dict)
+    links: Mapping[int, Row] = field(default_factory=dict)
+    direct: frozenset[Network] = frozenset()
 
 
 class Write(NamedTuple):
@@ -67,10 +71,6 @@ class Write(NamedTuple):
     value: Any
 
 
-class Crowded(PoiseError):
-    """Too many VIPs or servers for the tables of their ends."""
-
-
 @dataclass(frozen=True)
 class Shape:
     """How many rows the kernel's tables of VIPs and of origins have."""
@@ -79,54 +79,17 @@ class Shape:
     origin_rows: int
 
 
-def probed_rows(end: End, rows: int) -> list[int]:
-    """Return the rows where an end may stand, in the order in which find_end() of tables.h looks."""
-    first = (end.number() * _HASH_FACTOR & _MASK) * rows >> 64
-    return [(first + probe) % rows for probe in range(_PROBES)]
+def address_row(address: Address) -> Row:
+    """Return struct address."""
+    packed = address.packed.rjust(16, b"\0")
+    return {"word": tuple(int.from_bytes(packed[at : at + 4], "big") for at in range(0, 16, 4))}
 
 
-def place(wanted: Mapping[End, Row], present: Mapping[int, Row], rows: int) -> dict[int, Row]:
-    """Return the rows of a table of ends: what is there stays where it is, the rest goes where it is found.
-
-    A row that is left gets the end GONE if others may stand behind it. Raises Crowded.
-    """
-    places = {end_in(row): number for number, row in present.items() if end_in(row) != GONE}
-    taken = set(places.values())
-    placed: dict[int, Row] = {places[end]: row for end, row in wanted.items() if end in places}
-    for end, row in wanted.items():
-        if end in places:
-            continue
-        number = next((number for number in probed_rows(end, rows) if number not in taken), None)
-        if number is None:
-            raise Crowded(f"no place is left for {IPv4Address(end.address)}:{end.port}: there are too many")
-        placed[number] = row
-        taken.add(number)
-    for end in wanted:
-        for number in probed_rows(end, rows):
-            if number not in placed:
-                placed[number] = _gone(present[number])
-            if end_in(placed[number]) == end:
-                break
-    return placed
-
-
-def end_in(row: Row) -> End:
-    """Return the end that a row of the VIPs or origins is for."""
-    return End(**row["end"])
-
-
-def _gone(row: Row) -> Row:
-    return {name: _nothing(value) for name, value in row.items()} | {"end": GONE._asdict()}
-
-
-def _nothing(value: Any) -> Any:  # noqa: ANN401  a member of any layout
-    return tuple(0 for _ in value) if isinstance(value, tuple) else 0
-
-
-def desired(
+def desired(  # noqa: PLR0913  all that the tables are made of
     model: Model,
-    hops: Mapping[IPv4Address, Hop],
-    direct: frozenset[tuple[int, int]],
+    hops: Mapping[Address, Hop],
+    direct: frozenset[Network],
+    links: Mapping[int, Link],
     *,
     key: bytes,
     present: Tables,
@@ -134,76 +97,102 @@ def desired(
 ) -> Tables:
     """Return what the tables should hold; `present` decides which rows and pools are free.
 
-    hops: by server address. key: of the cookie. A server without a hop cannot be sent to; one
-    whose hop is not valid at present gets no new connections. Raises Crowded.
+    hops: by server address. links: by the ifindex of the routing table. key: of the cookie. A server
+    without a hop cannot be sent to; one whose hop is not valid at present gets no new connections.
+    Raises Crowded.
     """
-    pools_in_use = {(row["index"], end_in(row)): row["pool"] for row in present.vips.values()}
+    pools_in_use = {(row["index"], row["end"]): row["pool"] for row in present.vips.values()}
     wanted_vips: dict[End, Row] = {}
     pools = dict(present.pools)
+    flags = (ASKS_DIRECT if direct else 0) | (ASKS_LINKS if links else 0)
     for vip in model.vips:
-        ids = _pool(vip, hops)
-        pool = pools_in_use.get((vip.index, _end_of(vip)), 2 * vip.index)
-        if pool in pools_in_use.values() and present.pools.get(pool, ()) != ids:
+        content = _pool(vip, hops)
+        end = end_of(vip)
+        pool = pools_in_use.get((vip.index, end.number()), 2 * vip.index)
+        if pool in pools_in_use.values() and present.pools.get(pool, Pool()) != content:
             pool ^= 1
-        pools[pool] = ids
-        wanted_vips[_end_of(vip)] = _vip_row(vip, pool, key, asks_direct=bool(direct))
+        pools[pool] = content
+        wanted_vips[end] = _vip_row(vip, pool, key, flags)
     vips = place(wanted_vips, present.vips, shape.vip_rows)
-    rows = {row["index"]: number for number, row in vips.items() if end_in(row) != GONE}
+    rows = {row["index"]: number for number, row in vips.items() if row["end"] != GONE}
     # A server that was cut from one VIP may be in another one by now: its packets are for that one.
     cut_first = sorted(model.servers(), key=lambda pair: pair[1].state != State.CUT)
-    origins = {_end_of(server): _origin_row(server, rows[vip.index]) for vip, server in cut_first}
+    origins = {end_of(vip, server): _origin_row(vip, server, rows[vip.index]) for vip, server in cut_first}
+    servers = {vip.index * SERVER_IDS + server.id: server for vip, server in model.servers()}
     return Tables(
         vips=vips,
-        servers={
-            vip.index * SERVER_IDS + server.id: _server_row(server, hops.get(server.address))
-            for vip, server in model.servers()
-        },
+        vip_addresses=_ipv6_rows((vip.index, vip.address) for vip in model.vips),
+        servers={row: _server_row(server, hops.get(server.address)) for row, server in servers.items()},
+        server_addresses=_ipv6_rows((row, server.address) for row, server in servers.items()),
         origins=place(origins, present.origins, shape.origin_rows),
         pools=pools,
+        links={number: _link_row(link) for number, link in links.items()},
         direct=direct,
     )
 
 
-def _end_of(thing: Vip | Server) -> End:
-    return End(int(thing.address), thing.port)
-
-
-def _vip_row(vip: Vip, pool: int, key: bytes, *, asks_direct: bool) -> Row:
-    end = _end_of(vip)
+def _vip_row(vip: Vip, pool: int, key: bytes, flags: int) -> Row:
+    end = end_of(vip)
     return {
-        "end": end._asdict(),
+        "end": end.number(),
         "hash_state": cookie.vip_state(key, end.packed()),
+        "address": _ipv4(vip.address),
+        "port": vip.port,
+        "protocol": end.protocol,
+        "policy": POLICIES[vip.policy],
         "index": vip.index,
         "pool": pool,
-        "policy": POLICIES[vip.policy],
-        "asks_direct": int(asks_direct),
+        "mode": MODES[vip.mode],
+        "layout": LAYOUTS[vip.layout],
+        "flags": flags | (IS_QUIC if vip.protocol == Protocol.QUIC else 0),
     }
 
 
-def _pool(vip: Vip, hops: Mapping[IPv4Address, Hop]) -> tuple[int, ...]:
-    ready = (server for server in vip.servers if server.state == State.READY)
-    return tuple(server.id for server in ready if server.address in hops and hops[server.address].valid)
+def _pool(vip: Vip, hops: Mapping[Address, Hop]) -> Pool:
+    ready = [server for server in vip.servers if server.state == State.READY]
+    reached = [server for server in ready if server.address in hops and hops[server.address].valid]
+    return Pool(tuple(server.id for server in reached), tuple(server.weight for server in reached))
 
 
 def _server_row(server: Server, hop: Hop | None) -> Row:
-    sent_to = hop is not None and server.state != State.CUT
+    sent_to = hop if server.state != State.CUT else None
     return {
-        "address": int(server.address),
+        "address": _ipv4(server.address),
         "port": server.port,
         "state": _STATES[server.state],
-        "ifindex": hop.ifindex if hop and sent_to else 0,
-        "hop_mac": hop.mac if hop and sent_to else bytes(6),
-        "interface_mac": hop.interface_mac if hop and sent_to else bytes(6),
+        "tags": len(sent_to.tags) if sent_to else 0,
+        "ifindex": sent_to.ifindex if sent_to else 0,
+        "hop_mac": sent_to.mac if sent_to else bytes(6),
+        "interface_mac": sent_to.interface_mac if sent_to else bytes(6),
+        "tag": _two(sent_to.tags if sent_to else ()),
+        "mtu": min(sent_to.mtu or _LARGEST_MTU, _LARGEST_MTU) if sent_to else 0,
     }
 
 
-def _origin_row(server: Server, vip_row: int) -> Row:
+def _origin_row(vip: Vip, server: Server, vip_row: int) -> Row:
     return {
-        "end": _end_of(server)._asdict(),
+        "end": end_of(vip, server).number(),
         "vip_row": vip_row,
+        "vip": vip.index,
         "server": server.id,
         "cut": int(server.state == State.CUT),
     }
+
+
+def _link_row(link: Link) -> Row:
+    return {"ifindex": link.ifindex, "tags": len(link.tags), "tag": _two(link.tags)}
+
+
+def _two(tags: tuple[int, ...]) -> tuple[int, ...]:
+    return (*tags, 0, 0)[:2]
+
+
+def _ipv4(address: Address) -> int:
+    return int(address) if address.version == 4 else 0
+
+
+def _ipv6_rows(addresses: Iterable[tuple[int, Address]]) -> dict[int, Row]:
+    return {row: address_row(address) for row, address in addresses if address.version == 6}
 
 
 def plan(present: Tables, wanted: Tables) -> list[Write]:
@@ -217,18 +206,22 @@ def plan(present: Tables, wanted: Tables) -> list[Write]:
     servers = _changes("servers", present.servers, wanted.servers)
     vips = _changes("vips", present.vips, wanted.vips)
     first, then, last = _origins_in_turn(present.origins, wanted.origins)
-    steps = [write for write in servers if write.key in usable]
-    steps += [
-        Write("pools", key, ids) for key, ids in wanted.pools.items() if present.pools.get(key, ()) != ids
-    ]
+    steps = _changes("vip_addresses", present.vip_addresses, wanted.vip_addresses)
+    steps += _changes("server_addresses", present.server_addresses, wanted.server_addresses)
+    steps += _changes("links", present.links, wanted.links)
+    steps += [write for write in servers if write.key in usable]
+    for number, pool in wanted.pools.items():
+        if present.pools.get(number, Pool()) != pool:
+            steps.append(Write("maglevs", number, maglev.table(dict(zip(*pool, strict=True)))))
+            steps.append(Write("pools", number, pool))
     steps += first
     steps += [Write("direct", key, 1) for key in wanted.direct - present.direct]
-    steps += [write for write in vips if end_in(write.value) != GONE]
+    steps += [write for write in vips if write.value["end"] != GONE]
     steps += then
     steps += [write for write in servers if write.key not in usable]
     steps += last
-    steps += [write for write in vips if end_in(write.value) == GONE]
-    for table in ("origins", "vips", "servers", "direct"):
+    steps += [write for write in vips if write.value["end"] == GONE]
+    for table in ("origins", "vips", "servers", "server_addresses", "vip_addresses", "links", "direct"):
         left = getattr(wanted, table)
         steps += [Write(table, key, None) for key in getattr(present, table) if key not in left]
     return steps
@@ -240,10 +233,10 @@ def _origins_in_turn(
     """Return the writes before those of VIPs, those of servers that change their VIP, and the last ones."""
     first, then, last = [], [], []
     for write in _changes("origins", present, wanted):
-        end, before = end_in(write.value), present.get(write.key)
+        end, before = write.value["end"], present.get(write.key)
         if write.value["cut"] or end == GONE:
             last.append(write)
-        elif before and end_in(before) == end and before["vip_row"] != write.value["vip_row"]:
+        elif before and before["end"] == end and before["vip_row"] != write.value["vip_row"]:
             then.append(write)
         else:
             first.append(write)
@@ -252,8 +245,15 @@ def _origins_in_turn(
 
 def new_servers(present: Tables, wanted: Tables) -> list[int]:
     """Return the rows of the servers table that are to hold another server than before, or the first one."""
-    before = {key: (row["address"], row["port"]) for key, row in present.servers.items()}
-    return [key for key, row in wanted.servers.items() if before.get(key) != (row["address"], row["port"])]
+    before = _ends(present)
+    return [row for row, end in _ends(wanted).items() if before.get(row) != end]
+
+
+def _ends(content: Tables) -> dict[int, tuple[object, ...]]:
+    return {
+        row: (server["address"], content.server_addresses.get(row), server["port"])
+        for row, server in content.servers.items()
+    }
 
 
 def _changes(table: str, present: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> list[Write]:

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* TCP through the balancer, in both directions. */
+#pragma once
+
+#include <stdbool.h>
+#include "cookie.h"
+#include "flows.h"
+#include "fragments.h"
+#include "handshake.h"
+#include "reply.h"
+#include "reset.h"
+#include "rewrite.h"
+#include "select.h"
+#include "timestamp.h"
+
+/* In place of a server id: a reset that goes to every server. */
+#define ALL_SERVERS (-2)
+
+static __always_inline bool may_connect(const struct vip *vip, __u32 id)
+{
+	__u32 row = server_row(vip->index, id);
+	struct server *server = bpf_map_lookup_elem(&servers, &row);
+
+	return server && server->state == SERVER_READY;
+}
+
+/*
+ * The server of a SYN without timestamp: the one that its hash stands for, remembered from now on.
+ * Nothing that an earlier connection of the same ends left among the flows may outlive it.
+ */
+static __always_inline int place_by_hash(const struct packet *packet, const int family, const struct vip *vip,
+					 __u64 hash, __u32 *flags)
+{
+	struct flow flow = flow_from(vip, packet, family);
+
+	count(EVENT_SYN_WITHOUT_TIMESTAMP);
+	bpf_map_delete_elem(&flows, &flow);
+	*flags |= HANDSHAKE_PLAIN;
+	return select_by_hash(vip, hash);
+}
+
+/* The server of a SYN: any will do, unless it repeats one that has been placed. */
+static __always_inline int place(const struct packet *packet, const int family, const struct vip *vip, __u64 hash,
+				 bool has_timestamp, bool *connects)
+{
+	struct handshake_row *row = handshake_row(hash);
+	__u32 isn = bpf_ntohl(packet->tcp->seq);
+	__u32 flags = HANDSHAKE_USED;
+	struct handshake seen;
+	bool known = handshake_find(row, hash, &seen);
+	int id;
+
+	if (known && row->isn[seen.way] == isn && may_connect(vip, seen.server)) {
+		count(EVENT_SYN_RETRANSMITTED);
+		return seen.server;
+	}
+	if (vip->policy == POLICY_HASH)
+		id = select_by_hash(vip, hash);
+	else if (has_timestamp)
+		id = select_by_turn(vip);
+	else
+		id = place_by_hash(packet, family, vip, hash, &flags);
+	if (id == NO_SERVER)
+		return NO_SERVER;
+	*connects = true;
+	if (!(flags & HANDSHAKE_PLAIN) || may_begin_flow())
+		handshake_put(row, known ? &seen : NULL, hash, isn, id, 0, flags);
+	return id;
+}
+
+/*
+ * The server of a segment without a usable echo: as remembered of its handshake, or from then on
+ * among the flows; else by hash; of a reset, all.
+ */
+static __always_inline int follow_without_echo(const struct packet *packet, const int family, const struct vip *vip,
+					       __u64 hash)
+{
+	struct flow flow = flow_from(vip, packet, family);
+	struct handshake seen;
+	__u32 *server;
+
+	server = bpf_map_lookup_elem(&flows, &flow);
+	if (handshake_find(handshake_row(hash), hash, &seen)) {
+		count(EVENT_NO_TIMESTAMP_REMEMBERED);
+		if (seen.flags & HANDSHAKE_PLAIN && !packet->tcp->rst && (!server || *server != seen.server))
+			remember_flow(&flow, seen.server);
+		return seen.server;
+	}
+	if (server) {
+		count(EVENT_NO_TIMESTAMP_REMEMBERED);
+		return *server;
+	}
+	if (packet->tcp->rst)
+		return ALL_SERVERS;
+	count(EVENT_NO_TIMESTAMP_HASHED);
+	return select_by_hash(vip, hash);
+}
+
+/* What the server is to see in place of the echo. */
+static __always_inline __u32 restore_echo(__u64 hash, __u32 tsecr)
+{
+	struct handshake seen;
+
+	if (tsecr & COOKIE_MARK)
+		return cookie_strip(tsecr);
+	if (handshake_find(handshake_row(hash), hash, &seen) && (seen.flags & HANDSHAKE_ANSWERED))
+		return handshake_restore(&seen, tsecr);
+	count(EVENT_HANDSHAKE_UNKNOWN);
+	return cookie_strip(tsecr);
+}
+
+static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *packet, const int family,
+					 const struct vip *vip)
+{
+	__u32 header_length = tcp_header_length(packet, family);
+	struct timestamp *timestamp;
+	struct server *server;
+	const void *address;
+	bool connects = false;
+	__u64 hash, change = 0;
+	__u32 server_at;
+	int id;
+
+	if (!header_length)
+		return with_event(EVENT_DROP_MALFORMED, XDP_DROP);
+	if (hop_limit(packet, family) <= 1)
+		return with_event(EVENT_DROP_TTL_EXPIRED, XDP_DROP);
+
+	hash = hash_from(vip, packet, family);
+	timestamp = find_timestamp(ctx, packet, header_length);
+
+	if (packet->tcp->syn && !packet->tcp->ack) {
+		id = place(packet, family, vip, hash, timestamp, &connects);
+	} else if (vip->policy == POLICY_HASH) {
+		id = select_by_hash(vip, hash);
+	} else if (timestamp && packet->tcp->ack) {
+		__u32 tsecr = bpf_ntohl(timestamp->tsecr);
+
+		id = cookie_server(tsecr, hash);
+		change = rewrite_timestamp(packet, &timestamp->tsecr, restore_echo(hash, tsecr));
+	} else {
+		/* RFC 7323, section 3.2: TSecr counts only where ACK is set. */
+		id = follow_without_echo(packet, family, vip, hash);
+	}
+	if (id == ALL_SERVERS)
+		return to_slow_path(packet, EVENT_RESET_TO_ALL);
+	if (id == NO_SERVER)
+		return reply_reset(ctx, packet, family, EVENT_RESET_NO_SERVER);
+
+	server_at = server_row(vip->index, id);
+	server = bpf_map_lookup_elem(&servers, &server_at);
+	if (!server || server->state == SERVER_NONE)
+		return with_event(EVENT_DROP_UNKNOWN_SERVER, XDP_DROP);
+	if (!server->ifindex) {
+		if (server->state == SERVER_CUT)
+			return reply_reset(ctx, packet, family, EVENT_RESET_OF_CUT_SERVER);
+		return with_event(EVENT_DROP_SERVER_UNREACHABLE, XDP_DROP);
+	}
+	address = server_address(server, server_at, family);
+	if (!address)
+		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
+	if (ip_length(packet, family) > server->mtu)
+		return with_event(EVENT_DROP_TOO_BIG, XDP_DROP);
+	if (packet->more_fragments) {
+		struct fragment_way way = { .server_row = server_at };
+
+		remember_fragment(ctx, packet, family, &way);
+	}
+
+	count_traffic(server_at, ip_length(packet, family), connects);
+	rewrite_end(packet, family, IPPROTO_TCP, TARGET, address, server->port, change);
+	return send_to_server(ctx, packet, server);
+}
+
+/* Marks the server's timestamp with the cookie; returns what the TCP checksum owes for it. */
+static __always_inline __u64 stamp(const struct packet *packet, const int family, const struct vip *vip, __u32 server,
+				   struct timestamp *timestamp)
+{
+	bool is_synack = packet->tcp->syn;
+	__u64 hash = hash_to(vip, packet, family);
+	__u32 tsval = bpf_ntohl(timestamp->tsval);
+
+	if (is_synack) {
+		__u32 isn = bpf_ntohl(packet->tcp->ack_seq) - 1;
+
+		if (!handshake_answer(handshake_row(hash), hash, isn, server, tsval))
+			count(EVENT_SYNACK_UNEXPECTED);
+	}
+	return rewrite_timestamp(packet, &timestamp->tsval, cookie_stamp(tsval, hash, server, is_synack));
+}
+
+/* A SYN-ACK without timestamp: the client will not send any either. */
+static __always_inline void note_plain_answer(const struct packet *packet, const int family, const struct vip *vip,
+					      __u32 server)
+{
+	__u64 hash = hash_to(vip, packet, family);
+
+	handshake_plain(handshake_row(hash), hash, server);
+}
+
+static __always_inline int tcp_to_client(struct xdp_md *ctx, struct packet *packet, const int family,
+					 const struct vip *vip, const struct origin *origin)
+{
+	__u32 header_length = tcp_header_length(packet, family);
+	const void *address = vip_address(vip, family);
+	struct bpf_fib_lookup route;
+	struct timestamp *timestamp;
+	__u64 change = 0;
+	long result;
+	int verdict;
+
+	if (packet->tcp->syn && !packet->tcp->ack)
+		return with_event(EVENT_PASS_SERVER_CONNECTS, XDP_PASS);
+	if (is_direct(vip, packet, family))
+		return with_event(EVENT_PASS_DIRECT, XDP_PASS);
+	result = find_route(ctx, packet, family, vip, vip->port, packet->tcp->dest, &route);
+	if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
+		return with_event(EVENT_PASS_OWN_ADDRESS, XDP_PASS);
+	if (!header_length)
+		return with_event(EVENT_DROP_MALFORMED, XDP_DROP);
+	if (origin->cut)
+		return with_event(EVENT_DROP_REPLY_OF_CUT_SERVER, XDP_DROP);
+	verdict = check_reply(packet, family, result);
+	if (verdict != FORWARD)
+		return verdict;
+	if (!address)
+		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
+	if (packet->more_fragments) {
+		struct fragment_way way = { .vip_row = origin->vip_row, .to_client = true };
+
+		remember_fragment(ctx, packet, family, &way);
+	}
+
+	if (vip->policy != POLICY_HASH) {
+		timestamp = find_timestamp(ctx, packet, header_length);
+		if (timestamp)
+			change = stamp(packet, family, vip, origin->server, timestamp);
+		else if (packet->tcp->syn)
+			note_plain_answer(packet, family, vip, origin->server);
+	}
+	rewrite_end(packet, family, IPPROTO_TCP, SOURCE, address, vip->port, change);
+	return send_reply(ctx, packet, vip, &route, result);
+}
