@@ -21,10 +21,15 @@ static __always_inline __u64 age(const struct packet *packet, const int family)
 }
 
 /* Undoes it. */
-static __always_inline void unage(const struct packet *packet)
+static __always_inline void unage(const struct packet *packet, const int family)
 {
-	__u16 from = *(__u16 *)&packet->ip->ttl;
+	__u16 from;
 
+	if (family == AF_INET6) {
+		packet->ip6->hop_limit++;
+		return;
+	}
+	from = *(__u16 *)&packet->ip->ttl;
 	packet->ip->ttl++;
 	csum_apply(&packet->ip->check, csum_change(from, *(__u16 *)&packet->ip->ttl));
 }

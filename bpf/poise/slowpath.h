@@ -90,11 +90,8 @@ static __always_inline int copy_to(struct __sk_buff *skb, const int family, __u3
 	if (!address || bpf_skb_pull_data(skb, 0) || !parse_skb(&packet, skb, family) || packet.protocol != IPPROTO_TCP)
 		return with_event(EVENT_DROP_INTERNAL, 0);
 
+	unage(&packet, family);	/* all copies have the same age */
 	rewrite_end(&packet, family, IPPROTO_TCP, TARGET, address, server->port, 0);
-	if (family == AF_INET)	/* the next copy starts from here, with the hops that it came with */
-		unage(&packet);
-	else
-		packet.ip6->hop_limit++;
 	set_macs(packet.eth, server->hop_mac);
 	if (server->tags == MAX_TAGS)
 		bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), bpf_ntohs(server->tag[1]));
@@ -124,10 +121,14 @@ __attribute__((noinline)) int send_copy6(struct __sk_buff *skb, __u32 row)
  * A reset without timestamp, of a connection that the handshake table has forgotten, goes to
  * every server of the VIP; those that do not know the connection ignore it.
  */
-static __always_inline int send_to_all(struct __sk_buff *skb, const struct vip *vip, const int family)
+static __always_inline int send_to_all(struct __sk_buff *skb, const struct packet *packet, const struct vip *vip,
+				       const int family)
 {
 	__u32 first = server_row(vip->index, 0);
+	__u64 change = age(packet, family);
 
+	if (family == AF_INET)
+		csum_apply(&packet->ip->check, change);
 	for (__u32 id = 0; id < SERVER_IDS; id++) {
 		if (family == AF_INET)
 			send_copy(skb, first + id);
@@ -143,10 +144,10 @@ static __always_inline int finish(struct __sk_buff *skb, const int family)
 	struct vip *vip;
 
 	if (!parse_skb(&packet, skb, family))
-		return with_event(EVENT_DROP_INTERNAL, TC_ACT_SHOT);
+		return TC_ACT_UNSPEC;
 	vip = find_vip(&packet, family);
 	if (vip && packet.protocol == IPPROTO_TCP)
-		return send_to_all(skb, vip, family);
+		return send_to_all(skb, &packet, vip, family);
 	return send_through_neighbour(skb, &packet, family);
 }
 
@@ -168,8 +169,10 @@ static __always_inline int finish_in_slow_path(struct __sk_buff *skb)
 
 	eth = (void *)(long)skb->data;
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
-		return with_event(EVENT_DROP_INTERNAL, TC_ACT_SHOT);
+		return TC_ACT_UNSPEC;
+	if (ether_type(eth) == bpf_htons(ETH_P_IP))
+		return finish(skb, AF_INET);
 	if (ether_type(eth) == bpf_htons(ETH_P_IPV6))
 		return finish6(skb);
-	return finish(skb, AF_INET);
+	return TC_ACT_UNSPEC;
 }

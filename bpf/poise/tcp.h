@@ -33,7 +33,6 @@ static __always_inline int place_by_hash(const struct packet *packet, const int 
 {
 	struct flow flow = flow_from(vip, packet, family);
 
-	count(EVENT_SYN_WITHOUT_TIMESTAMP);
 	bpf_map_delete_elem(&flows, &flow);
 	*flags |= HANDSHAKE_PLAIN;
 	return select_by_hash(vip, hash);
@@ -54,6 +53,8 @@ static __always_inline int place(const struct packet *packet, const int family, 
 		count(EVENT_SYN_RETRANSMITTED);
 		return seen.server;
 	}
+	if (!has_timestamp)
+		count(EVENT_SYN_WITHOUT_TIMESTAMP);
 	if (vip->policy == POLICY_HASH)
 		id = select_by_hash(vip, hash);
 	else if (has_timestamp)

@@ -120,7 +120,7 @@ def _start(config: Config, *, set_up_host: bool) -> Controller:
     modes: dict[str, str] = dict.fromkeys(config.interfaces, config.xdp_mode)
     _set_up(config, modes, everything=set_up_host, later=_WHILE_ATTACHED)
 
-    plane = apply.DataPlane(config.pin_directory, config.handshake_rows, token[:6])
+    plane = apply.DataPlane(config.pin_directory, apply.Limits(config.handshake_rows), token[:6])
     controller = Controller(config, directory / _MODEL, key, plane, [each.index for each in interfaces])
     # At a first start the tables are still empty: a request that came in by one interface while its
     # answer leaves by another one that is not attached yet would be answered in the server's name.

@@ -5,24 +5,27 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from importlib.resources import as_file, files
-from ipaddress import IPv4Address
+from ipaddress import IPv4Network, IPv6Network
 
 from poise.kernel.libbpf import Object
 from poise.kernel.maps import Map
 from poise.servers import tables
-from poise.servers.model import SERVER_IDS, Hop, Model
+from poise.servers.apply import carry_out
+from poise.servers.model import SERVER_IDS, Address, Hop, Link, Model
 from poise.servers.tables import Shape, Tables, Write
 from tests.bpf.services import TOKEN
 
 MAPS = (
-    *("settings", "vips", "servers", "origins", "pools", "direct"),
-    *("handshakes", "turns", "reset_budgets", "events", "traffic"),
+    *("settings", "vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs"),
+    *("links", "direct", "direct6", "flows", "fragments"),
+    *("handshakes", "turns", "budgets", "events", "traffic"),
 )
 HANDSHAKE_ROWS = 1024
+FLOW_RATE = 1000  # per second and CPU
 RESET_COPIES_PER_SECOND = 20000  # of contract.h
 
 
-Direct = frozenset[tuple[int, int]]  # prefixes: length, address
+Direct = frozenset[IPv4Network | IPv6Network]
 NONE_DIRECT: Direct = frozenset()
 
 
@@ -80,49 +83,50 @@ class Balancer:
         return self._maps[name]
 
     def fill(
-        self, model: Model, hops: Mapping[IPv4Address, Hop], key: bytes, direct: Direct = NONE_DIRECT
+        self,
+        model: Model,
+        hops: Mapping[Address, Hop],
+        key: bytes,
+        direct: Direct = NONE_DIRECT,
+        links: Mapping[int, Link] | None = None,
     ) -> None:
         """Have the tables hold this model, by the plan that the daemon would carry out."""
-        for _ in self.filling(model, hops, key, direct):
+        for _ in self.filling(model, hops, key, direct, links):
             pass
 
     def filling(
-        self, model: Model, hops: Mapping[IPv4Address, Hop], key: bytes, direct: Direct = NONE_DIRECT
+        self,
+        model: Model,
+        hops: Mapping[Address, Hop],
+        key: bytes,
+        direct: Direct = NONE_DIRECT,
+        links: Mapping[int, Link] | None = None,
     ) -> Generator[Write, None, None]:
         """Do the same step by step: yields each write when it is done; if closed, does the rest."""
         present, shape = self._present, self._shape
-        wanted = tables.desired(model, hops, direct, key=key, present=present, shape=shape)
+        wanted = tables.desired(model, hops, direct, links or {}, key=key, present=present, shape=shape)
         steps = iter(tables.plan(present, wanted))
         try:
             for step in steps:
-                self._write(step)
+                carry_out(step, self._maps)
                 yield step
         finally:
             for step in steps:
-                self._write(step)
+                carry_out(step, self._maps)
             self._present = wanted
 
-    def _write(self, step: Write) -> None:
-        key, value = step.key, step.value
-        match step.table:
-            case "pools":
-                self._map("pools").set(key, {"size": len(value), "ids": value})
-            case "direct" if value is None:
-                self._map("direct").delete({"length": key[0], "address": key[1]})
-            case "direct":
-                self._map("direct").set({"length": key[0], "address": key[1]}, value)
-            case table:
-                self._map(table).set(key, value or {})
-
     def start_afresh(self) -> None:
-        """Forget all handshakes, and let the first server of each VIP be the next."""
+        """Forget all handshakes, flows and fragments, and let the first server of each VIP be the next."""
         handshakes, turns = self._map("handshakes"), self._map("turns")
         handshakes.update([(row, {}) for row, _ in handshakes.nonzero()])
         turns.update([(row, 0) for row, _ in turns.nonzero()])
+        for table in (self._map("flows"), self._map("fragments")):
+            for key in [key for key, _ in table.items()]:  # noqa: PERF102  a map, not a dict
+                table.delete(key)
 
     def remember_in(self, rows: int) -> None:
         """Use so many rows of the handshake table, a power of two up to HANDSHAKE_ROWS."""
-        self._map("settings").set(0, {"token": TOKEN, "handshake_mask": rows - 1})
+        self._map("settings").set(0, {"token": TOKEN, "handshake_mask": rows - 1, "flow_rate": FLOW_RATE})
 
     def run(self, frame: bytes) -> Result:
         """Let the XDP program handle a frame."""
@@ -147,5 +151,5 @@ class Balancer:
 
     def spend_reset_budget(self, second: int, *, left: int) -> None:
         """Leave so many copies of resets to each CPU in that second of the monotonic clock."""
-        budgets = self._map("reset_budgets")
+        budgets = self._map("budgets")
         budgets.set(0, [{"second": second, "used": RESET_COPIES_PER_SECOND - left} for _ in budgets.get(0)])

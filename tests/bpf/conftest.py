@@ -35,7 +35,7 @@ def servers_ifindex(site: Site) -> int:
 @pytest.fixture(scope="module")
 def balancer(site: Site, loaded: Balancer, servers_ifindex: int) -> Iterator[Balancer]:
     """The balancer of `services.MODEL`; while a module's tests run, this thread lives where it is."""
-    direct = frozenset({(DIRECT.prefixlen, int(DIRECT.network_address))})
+    direct = frozenset({DIRECT})
     with site.here.enter():
         loaded.fill(MODEL, hops(MODEL, servers_ifindex), KEY, direct)
         loaded.start_afresh()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address
 
 from poise.servers import cookie
+from poise.servers.ends import end_of as end_in_tables
 from poise.servers.model import SERVER_IDS, Hop, Model, Policy, Server, State, Vip
 from tests.bpf.network import LOOPBACK_MAC, SERVERS_MAC
 from tests.bpf.packets import End
@@ -90,4 +91,4 @@ def hops(model: Model, servers_ifindex: int) -> Mapping[IPv4Address, Hop]:
 
 def flow_hash(vip: Vip, client: End) -> int:
     """Return the hash of a connection to one of these VIPs."""
-    return cookie.flow_hash(KEY, cookie.service_bytes(vip.address, vip.port), client.address, client.port)
+    return cookie.flow_hash(KEY, end_in_tables(vip).packed(), client.address, client.port)

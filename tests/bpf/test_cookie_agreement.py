@@ -59,7 +59,7 @@ def test_python_and_bpf_agree_on_the_cookie(
     model = Model((vip,))
     balancer.fill(model, services.hops(model, servers_ifindex), key)
     balancer.start_afresh()
-    flow = cookie.flow_hash(key, cookie.service_bytes(vip.address, vip.port), client.address, client.port)
+    flow = cookie.flow_hash(key, cookie.end_bytes(vip.address, vip.port, 6), client.address, client.port)
     connection = Connection(vip, client)
 
     assert target_of(_forwarded(balancer, connection.syn())) == server_end

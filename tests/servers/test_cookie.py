@@ -102,11 +102,11 @@ def test_a_stripped_echo_is_never_past(tsval: int, flow: int, server: int) -> No
 @given(st.binary(min_size=16, max_size=16), WORDS, st.integers(0, 65535))
 def test_another_client_has_another_cookie(key: bytes, client: int, port: int) -> None:
     """What a client sees of its cookie tells nothing of others': the hash depends on address and port."""
-    end = cookie.service_bytes(IPv4Address("192.0.2.10"), 80)
+    end = cookie.end_bytes(IPv4Address("192.0.2.10"), 80, 6)
     hashes = {
         cookie.flow_hash(key, end, IPv4Address(client), port),
         cookie.flow_hash(key, end, IPv4Address(client ^ 1), port),
         cookie.flow_hash(key, end, IPv4Address(client), port ^ 1),
-        cookie.flow_hash(key, cookie.service_bytes(IPv4Address("192.0.2.10"), 81), IPv4Address(client), port),
+        cookie.flow_hash(key, cookie.end_bytes(IPv4Address("192.0.2.10"), 81, 6), IPv4Address(client), port),
     }
     assert len(hashes) == 4

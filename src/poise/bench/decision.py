@@ -21,8 +21,9 @@ from poise.errors import PoiseError
 from poise.kernel import netlink
 from poise.kernel.libbpf import Object, Program
 from poise.lab.namespaces import Lab
+from poise.servers.apply import carry_out
 from poise.servers.model import SERVER_IDS, Hop, Model, Policy, Server, State, Vip
-from poise.servers.tables import Shape, Tables, desired
+from poise.servers.tables import Shape, Tables, desired, plan
 
 REPETITIONS = 7
 BURSTS = 20  # of one repetition, which counts as its fastest: others on the machine only ever slow one down
@@ -112,11 +113,10 @@ def _fill(balancer: Object, ifindex: int) -> None:
     hop = Hop(None, ifindex, _SERVER_MAC, _OWN_MAC, valid=True)
     shape = Shape(balancer.map("vips").max_entries, balancer.map("origins").max_entries)
     hops = {server.address: hop for server in servers}
-    content = desired(model, hops, frozenset(), key=bytes(range(16)), present=Tables(), shape=shape)
-    for name in ("vips", "servers", "origins"):
-        balancer.map(name).update(getattr(content, name))
-    for number, ids in content.pools.items():
-        balancer.map("pools").set(number, {"size": len(ids), "ids": ids})
+    content = desired(model, hops, frozenset(), {}, key=bytes(range(16)), present=Tables(), shape=shape)
+    maps = {name: balancer.map(name) for name in ("vips", "servers", "origins", "pools", "maglevs")}
+    for step in plan(Tables(), content):
+        carry_out(step, maps)
     rows = balancer.map("handshakes").max_entries
     balancer.map("settings").set(0, {"handshake_mask": rows - 1})
 

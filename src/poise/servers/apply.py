@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -32,10 +33,19 @@ def _open() -> Object:
         return Object(path)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How much the tables hold: rows of each, and flows that a CPU may begin to remember per second."""
+
+    handshake_rows: int = 16384
+    flow_rows: int = 131072
+    flow_rate: int = 10000
+
+
 class DataPlane:
     """The balancer's BPF object: its tables are pinned, so a new process takes over what runs."""
 
-    def __init__(self, pins: Path, handshake_rows: int, token: bytes) -> None:
+    def __init__(self, pins: Path, limits: Limits, token: bytes) -> None:
         """Load the programs, with the tables that are pinned in `pins` or new ones.
 
         token: 6 bytes, by which XDP hands packets to the slow path.
@@ -44,12 +54,16 @@ class DataPlane:
         self._pins = pins
         self._object = _open()
         self.adopted = not bpffs.make_directory(pins)
-        self._object.set_max_entries("handshakes", handshake_rows)
+        self._object.set_max_entries("handshakes", limits.handshake_rows)
+        self._object.set_max_entries("flows", limits.flow_rows)
         self._object.pin_maps(pins)
         self._load()
         self._tables: dict[str, Map] = {name: self._object.map(name) for name in _TABLES}
         self.shape = Shape(self._tables["vips"].max_entries, self._tables["origins"].max_entries)
-        self._object.map("settings").set(0, {"token": token, "handshake_mask": handshake_rows - 1})
+        self._object.map("settings").set(
+            0,
+            {"token": token, "handshake_mask": limits.handshake_rows - 1, "flow_rate": limits.flow_rate},
+        )
 
     def _load(self) -> None:
         try:
@@ -59,7 +73,7 @@ class DataPlane:
                 discard(self._pins)
             elif "mismatch" in error.log:
                 raise PoiseError(
-                    f"the tables pinned in {self._pins} do not fit: handshake_rows was changed, or another "
+                    f"the tables pinned in {self._pins} do not fit: the number of rows was changed, or another "
                     "version of poise made them; `poise down`, then `poise up`, replaces them"
                 ) from None
             raise

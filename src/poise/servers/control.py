@@ -36,7 +36,7 @@ class Controller:
         self._plane = plane
         self._interfaces = interfaces
         self._rest = config.id_rest
-        self._direct = frozenset((net.prefixlen, int(net.network_address)) for net in config.direct)
+        self._direct = frozenset(config.direct)
         self._model = decide.reconcile(state.load_model(path), _wanted(config), time.time(), self._rest)
         self._present = plane.read()
         self._ways = sense.Ways(sense.hops_in(self._present))
@@ -105,6 +105,7 @@ class Controller:
             model,
             self._ways.hops,
             self._direct,
+            {},
             key=self._key,
             present=self._present,
             shape=self._plane.shape,
