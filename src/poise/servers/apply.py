@@ -73,8 +73,8 @@ class DataPlane:
                 discard(self._pins)
             elif "mismatch" in error.log:
                 raise PoiseError(
-                    f"the tables pinned in {self._pins} do not fit: the number of rows was changed, or another "
-                    "version of poise made them; `poise down`, then `poise up`, replaces them"
+                    f"the tables pinned in {self._pins} do not fit: the number of rows was changed, or "
+                    "another version of poise made them; `poise down`, then `poise up`, replaces them"
                 ) from None
             raise
 
@@ -98,7 +98,8 @@ class DataPlane:
             origins=self._rows("origins"),
             pools={key: _pool(row) for key, row in self._tables["pools"].nonzero()},
             links=dict(self._tables["links"].items()),
-            direct=frozenset(_prefixes(self._tables["direct"])) | frozenset(_prefixes(self._tables["direct6"])),
+            direct=frozenset(_prefixes(self._tables["direct"]))
+            | frozenset(_prefixes(self._tables["direct6"])),
         )
 
     def _rows(self, table: str) -> dict[int, dict[str, Any]]:

@@ -87,7 +87,7 @@ def address_row(address: Address) -> Row:
     return {"word": tuple(int.from_bytes(packed[at : at + 4], "big") for at in range(0, 16, 4))}
 
 
-def desired(  # noqa: PLR0913  all that the tables are made of
+def desired(
     model: Model,
     hops: Mapping[Address, Hop],
     direct: frozenset[Network],
