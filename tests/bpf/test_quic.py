@@ -4,16 +4,18 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poise.kernel import bpffs
 from poise.quic import tables
 from poise.quic.connection_id import decode, encode, length, unroutable
 from poise.quic.keys import QuicKeyError, set_key
 from poise.servers.model import SERVER_IDS, Policy, QuicIds, Vip
-from tests.kernel.programs import loaded
+from tests.kernel.programs import opened
 from tests.quic.vectors import VECTORS, Vector
 
 pytestmark = pytest.mark.root
@@ -45,9 +47,12 @@ WITHOUT_CRYPTO = "".join(
 class Reader:
     """The decision in a program of its own: a packet is what stands behind the UDP header."""
 
-    def __init__(self, source: str = SOURCE) -> None:
-        """Load it, without any configuration."""
-        self.object = loaded(source)
+    def __init__(self, source: str = SOURCE, pins: Path | None = None) -> None:
+        """Load it, without any configuration, or with the tables that are pinned in `pins`."""
+        self.object = opened(source)
+        if pins:
+            self.object.pin_maps(pins)
+        self.object.load()
         self._configs = self.object.map("quic_configs")
         self._programs = [self.object.program(name) for name in ("in_xdp", "in_tc")]
 
@@ -190,6 +195,22 @@ def test_a_kernel_without_aes_for_bpf_loads_the_same_programs() -> None:
         with pytest.raises(QuicKeyError, match="this kernel cannot decrypt QUIC connection ids"):
             reader.configure(QuicIds(1, 2, 14, KEY))
         set_key(reader.object, 0, None)
+
+
+def test_keys_outlive_the_program_that_set_them() -> None:
+    """A new process takes over the keys with the tables, as poise does when it is started again."""
+    ids = QuicIds(4, 2, 14, KEY)
+    pins = bpffs.BPFFS / f"poise-test-quic-{os.getpid()}"
+    assert bpffs.make_directory(pins)
+    try:
+        first = Reader(pins=pins)
+        first.configure(ids)
+        first.object.close()
+        second = Reader(pins=pins)
+        with closing(second.object):
+            assert second.server(short_header(encode(ids, 7, bytes(14)))) == 7
+    finally:
+        bpffs.remove_pins(pins, [pin.name for pin in bpffs.pins_in(pins)])
 
 
 def test_keys_have_rows(reader: Reader) -> None:
