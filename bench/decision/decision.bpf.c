@@ -12,7 +12,9 @@
 #include <linux/tcp.h>
 #include <linux/udp.h>
 #include <bpf/bpf_endian.h>
+#include "poise/connections.h"
 #include "poise/contract.h"
+#include "poise/flows.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -34,6 +36,8 @@ enum traffic_kind {
 	KIND_NO_TIMESTAMP,
 	KIND_UDP,
 	KIND_QUIC,
+	KIND_STATEFUL,
+	KIND_STATEFUL_RETURN,
 };
 
 struct draw {
@@ -80,7 +84,29 @@ struct {
 	__uint(max_entries, 1);		/* twice the flows, set before loading */
 	__type(key, struct both_ends);
 	__type(value, __u32);
-} connections SEC(".maps");
+} remembered SEC(".maps");
+
+/* Of each flow of the stateful VIP: what is echoed of its connection. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);		/* the flows, set before loading */
+	__type(key, __u32);
+	__type(value, __u16);
+} cookies SEC(".maps");
+
+/* The next packet of the stateful VIP, so that reading its cookie is no part of what is timed. */
+struct next {
+	__u32 flow;
+	__u32 cookie;
+	__u32 entered;		/* flows */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct next);
+} nexts SEC(".maps");
 
 struct headers {
 	struct iphdr ip;
@@ -122,6 +148,56 @@ static __always_inline bool next_ipv6(struct xdp_md *ctx, const struct draw *dra
 	return true;
 }
 
+/* The flow that was drawn before, and its cookie; `flow` is the next one. */
+static __always_inline __u32 draw_next(__u32 flow, __u32 *cookie)
+{
+	__u32 only = 0;
+	struct next *next = bpf_map_lookup_elem(&nexts, &only);
+	__u16 *of_flow = bpf_map_lookup_elem(&cookies, &flow);
+	__u32 drawn;
+
+	if (!next || !of_flow)
+		return 0;
+	drawn = next->flow;
+	*cookie = next->cookie;
+	next->flow = flow;
+	next->cookie = *of_flow;
+	return drawn;
+}
+
+/* Enters the flows of the stateful VIP, one each time, as they are once established. */
+SEC("xdp")
+int enter(struct xdp_md *ctx)
+{
+	__u32 only = 0, number;
+	struct next *next = bpf_map_lookup_elem(&nexts, &only);
+	struct draw *draw = bpf_map_lookup_elem(&draws, &only);
+	struct flow flow = {};
+	__u16 *cookie;
+	struct vip *vip;
+	__be32 client;
+	__u64 hash;
+	int slot;
+
+	if (!next || !draw)
+		return XDP_ABORTED;
+	number = next->entered++;
+	cookie = bpf_map_lookup_elem(&cookies, &number);
+	vip = find_vip4(draw->vip, draw->vip_port, IPPROTO_TCP);
+	if (!cookie || !vip)
+		return XDP_ABORTED;
+	client = bpf_htonl(CLIENTS + number / PORTS_PER_CLIENT);
+	flow.client = any_address(&client, AF_INET);
+	flow.port = bpf_htons(FIRST_PORT + number % PORTS_PER_CLIENT);
+	flow.vip = vip->index;
+	hash = flow_hash4(vip, client, flow.port);
+	slot = open_connection(&flow, hash, 0, number % SERVER_IDS, CONNECTION_ANSWERED | CONNECTION_ESTABLISHED);
+	*cookie = (slot ^ hash) & COOKIE_MASK;
+	next->flow = number;
+	next->cookie = *cookie;
+	return slot < 0 ? XDP_ABORTED : XDP_TX;
+}
+
 SEC("xdp")
 int generate(struct xdp_md *ctx)
 {
@@ -135,6 +211,8 @@ int generate(struct xdp_md *ctx)
 	if (!headers || !draw)
 		return XDP_ABORTED;
 	flow = (__u64)random * draw->flows >> 32;
+	if (draw->kind == KIND_STATEFUL)
+		flow = draw_next(flow, &random);
 	if (draw->kind == KIND_ESTABLISHED_IPV6) {
 		if (next_ipv6(ctx, draw, flow, random))
 			bpf_tail_call(ctx, &under_test, 0);
@@ -144,7 +222,7 @@ int generate(struct xdp_md *ctx)
 	client_port = bpf_htons(FIRST_PORT + flow % PORTS_PER_CLIENT);
 	protocol = draw->kind == KIND_UDP || draw->kind == KIND_QUIC ? IPPROTO_UDP : IPPROTO_TCP;
 	*(__be16 *)&headers->ip.ttl = bpf_htons(TTL << 8 | protocol);
-	if (draw->kind == KIND_RETURN) {
+	if (draw->kind == KIND_RETURN || draw->kind == KIND_STATEFUL_RETURN) {
 		headers->ip.saddr = bpf_htonl(bpf_ntohl(draw->first_server) + flow % SERVER_IDS);
 		headers->tcp.source = draw->server_port;
 		headers->ip.daddr = client;
@@ -157,6 +235,8 @@ int generate(struct xdp_md *ctx)
 		/* A new connection each: SYNs of one flow would be retransmissions. */
 		if (draw->kind == KIND_SYN)
 			headers->tcp.seq = random;
+		if (draw->kind == KIND_STATEFUL)
+			headers->options[2] = bpf_htonl(ESTABLISHED_MARK | random);
 		/* Any cookie names a server, all ids being in use. */
 		if (draw->kind == KIND_ESTABLISHED || draw->kind == KIND_SYN)
 			headers->options[2] = random | bpf_htonl(ESTABLISHED_MARK);
@@ -212,13 +292,13 @@ int lru(struct xdp_md *ctx)
 	key.client_port = headers->tcp.source;
 	key.vip_port = headers->tcp.dest;
 	key.protocol = IPPROTO_TCP;
-	server = bpf_map_lookup_elem(&connections, &key);
+	server = bpf_map_lookup_elem(&remembered, &key);
 	if (server) {
 		headers->ip.daddr = *server;
 		return XDP_TX;
 	}
 	chosen = mix(key.client, key.vip, key.client_port);
-	bpf_map_update_elem(&connections, &key, &chosen, BPF_ANY);
+	bpf_map_update_elem(&remembered, &key, &chosen, BPF_ANY);
 	headers->ip.daddr = chosen;
 	return XDP_TX;
 }

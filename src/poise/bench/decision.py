@@ -22,7 +22,7 @@ from poise.kernel import netlink
 from poise.kernel.libbpf import Object, Program
 from poise.lab.namespaces import Lab
 from poise.servers.apply import carry_out
-from poise.servers.model import SERVER_IDS, Hop, Model, Policy, Protocol, QuicIds, Server, State, Vip
+from poise.servers.model import SERVER_IDS, Hop, Mode, Model, Policy, Protocol, QuicIds, Server, State, Vip
 from poise.servers.tables import Shape, Tables, address_row, desired, plan
 
 REPETITIONS = 7
@@ -39,6 +39,7 @@ _QUIC_VIP = Vip(
     protocol=Protocol.QUIC,
     quic_ids=(QuicIds(config=0, server_id_length=2, nonce_length=6),),
 )
+_STATEFUL_VIP = Vip(4, "bench, stateful", IPv4Address("10.9.0.3"), 80, Policy.ROUND_ROBIN, mode=Mode.STATEFUL)
 _FIRST_SERVER = IPv4Address("10.2.0.0")
 _FIRST_SERVER6 = IPv6Address("2001:db8:2::")
 _VIPS = (
@@ -46,7 +47,13 @@ _VIPS = (
     (_VIP6, _FIRST_SERVER6),
     (_UDP_VIP, _FIRST_SERVER),
     (_QUIC_VIP, _FIRST_SERVER + SERVER_IDS),  # UDP too, so that its servers are others
+    (_STATEFUL_VIP, _FIRST_SERVER + SERVER_IDS),
 )
+_ADDRESSES = {
+    "quic": _QUIC_VIP.address,
+    "stateful": _STATEFUL_VIP.address,
+    "stateful-return": _STATEFUL_VIP.address,
+}
 _SERVER_PORT = 8080
 _SERVER_MAC, _OWN_MAC = b"\x02\x00\x00\x00\x00\x02", b"\x02\x00\x00\x00\x00\x01"
 _ROUTER = "10.1.0.1"
@@ -60,6 +67,8 @@ _KINDS = {
     "no-timestamp": 4,
     "udp": 5,
     "quic": 6,
+    "stateful": 7,
+    "stateful-return": 8,
 }
 _COMPARED = ("harness", "maglev", "lru")  # of bench/decision, with the packets of established connections
 _PROGRAMS = ("harness", *_KINDS, "maglev", "lru")
@@ -79,16 +88,25 @@ def run(flows: list[int]) -> list[dict[str, object]]:
         raise PoiseError("poise bench decision needs root (CAP_BPF and CAP_NET_ADMIN): run it with sudo")
     rows: list[dict[str, object]] = []
     with _Network() as network, network.host.enter(), _one_cpu(), _opened("balancer") as balancer:
+        balancer.set_max_entries("connections", _connection_rows(max(flows)))
         balancer.load()
         _fill(balancer, network.ifindex())
         for number in flows:
             typer.echo(f"timing {number:,} flows", err=True)
             with _opened("decision") as generator:
-                generator.set_max_entries("connections", max(1024, 2 * number))
+                generator.set_max_entries("remembered", max(1024, 2 * number))
+                generator.set_max_entries("cookies", number)
+                for name in ("connections", "settings", "vips"):
+                    generator.share_map(name, balancer)
                 generator.load()
                 medians = _Timing(balancer, generator, number).medians()
             rows += [{"program": name, "flows": number, "ns": medians[name]} for name in _PROGRAMS]
     return rows
+
+
+def _connection_rows(flows: int) -> int:
+    """A power of two; half full, no row of 512 overflows."""
+    return max(64, 1 << (flows // (SERVER_IDS // 2)).bit_length())
 
 
 class _Network(Lab):
@@ -152,7 +170,14 @@ def _fill(balancer: Object, ifindex: int) -> None:
     for step in plan(Tables(), content):
         carry_out(step, maps)
     rows = balancer.map("handshakes").max_entries
-    balancer.map("settings").set(0, {"handshake_mask": rows - 1, "flow_rate": _FLOW_RATE})
+    balancer.map("settings").set(
+        0,
+        {
+            "handshake_mask": rows - 1,
+            "flow_rate": _FLOW_RATE,
+            "connection_mask": balancer.map("connections").max_entries - 1,
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -165,6 +190,7 @@ class _Timing:
         shipped = self.balancer.program("balancer")
         runs = {name: (name, shipped) for name in _KINDS}
         runs |= {name: ("established", self.generator.program(name)) for name in _COMPARED}
+        self._enter_connections()
         self._once(*runs["lru"], WARM_UP * self.flows)
         times: dict[str, list[int]] = {name: [] for name in runs}
         for _ in range(REPETITIONS):
@@ -172,14 +198,21 @@ class _Timing:
                 times[name].append(min(self._once(kind, program, PACKETS) for _ in range(BURSTS)))
         return {name: round(statistics.median(each)) for name, each in times.items()}
 
+    def _enter_connections(self) -> None:
+        """Have all flows of the stateful VIP established."""
+        vip = {"vip": int(_STATEFUL_VIP.address), "vip_port": _STATEFUL_VIP.port}
+        self.generator.map("draws").set(0, vip)
+        if self.generator.program("enter").test_run(bytes(_FRAME), self.flows).verdict not in _SENT:
+            raise PoiseError("the table of connections did not take all flows")
+
     def _once(self, kind: str, program: Program, packets: int) -> int:
         draw: dict[str, Any] = {
             "flows": self.flows,
             "kind": _KINDS[kind],
-            "vip": int(_QUIC_VIP.address if kind == "quic" else _VIP.address),
+            "vip": int(_ADDRESSES.get(kind, _VIP.address)),
             "vip6": address_row(_VIP6.address),
             "vip_port": _VIP.port,
-            "first_server": int(_FIRST_SERVER),
+            "first_server": int(_FIRST_SERVER + (SERVER_IDS if kind == "stateful-return" else 0)),
             "server_port": _SERVER_PORT,
         }
         self.generator.map("draws").set(0, draw)

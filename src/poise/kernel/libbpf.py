@@ -204,6 +204,11 @@ class Object:
         """Give a map another size than it was compiled with; before loading."""
         check(f"resize the map {name}", self._lib.bpf_map__set_max_entries(self._map_pointer(name), entries))
 
+    def share_map(self, name: str, other: "Object") -> None:
+        """Use the other object's map of this name instead of one's own; before loading."""
+        fd = other.map(name).fd
+        check(f"share the map {name}", self._lib.bpf_map__reuse_fd(self._map_pointer(name), fd))
+
     def map_names(self) -> list[str]:
         """Return the names of all maps but the compiler's own (constants), which belong to one program."""
         return [name for name, pointer in self._map_pointers() if not self._lib.bpf_map__is_internal(pointer)]
