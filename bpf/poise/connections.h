@@ -29,7 +29,6 @@ struct {
 
 #define NO_SLOT (-1)
 #define TIME_SHIFT 30
-#define TRIES 64	/* connections at the head of the queue that turn out to be established */
 #define PLACE_GONE 1
 
 #define CONNECTION_FINS (CONNECTION_CLIENT_FIN | CONNECTION_SERVER_FIN)
@@ -166,7 +165,8 @@ static __always_inline int reuse_slot(struct connection_row *row, __u32 fingerpr
 	__u32 slot = ROW_SLOTS;
 	__u64 who;
 
-	for (int i = 0; i < TRIES && row->taken < ROW_SLOTS; i++) {
+	/* Many turns are rare: each established connection takes one here once. */
+	for (int i = 0; i < ROW_SLOTS && row->taken < ROW_SLOTS; i++) {
 		__u32 at = row->head % ROW_SLOTS;
 		__u32 first = (row->queue[at] ^ at) % ROW_SLOTS;
 

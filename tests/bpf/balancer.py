@@ -11,6 +11,7 @@ from poise.kernel.libbpf import Object
 from poise.kernel.maps import Map
 from poise.servers import tables
 from poise.servers.apply import carry_out
+from poise.servers.connections import Connections
 from poise.servers.model import SERVER_IDS, Address, Hop, Link, Model
 from poise.servers.tables import Shape, Tables, Write
 from tests.bpf.services import TOKEN
@@ -18,7 +19,7 @@ from tests.bpf.services import TOKEN
 MAPS = (
     *("settings", "vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs"),
     *("links", "direct", "direct6", "flows", "fragments"),
-    *("handshakes", "turns", "budgets", "events", "traffic"),
+    *("handshakes", "turns", "budgets", "events", "traffic", "connections"),
 )
 HANDSHAKE_ROWS = 1024
 FLOW_RATE = 1000  # per second and CPU
@@ -63,6 +64,7 @@ class Balancer:
         with as_file(files("poise.objects") / "balancer.bpf.o") as path:
             self._object = Object(path)
         self._object.set_max_entries("handshakes", HANDSHAKE_ROWS)
+        self._object.set_max_entries("connections", 1)
         self._object.load()
         self._xdp = self._object.program("balancer")
         self._tc = self._object.program("slow_path")
@@ -71,6 +73,7 @@ class Balancer:
             for name, number in self._object.btf.enum("event").items()
         }
         self._maps = {name: self._object.map(name) for name in MAPS}
+        self.connections = Connections(self._map("connections"), self._object.program("sweep"))
         self._present = Tables()
         self._shape = Shape(self._map("vips").max_entries, self._map("origins").max_entries)
         self.remember_in(HANDSHAKE_ROWS)
@@ -120,6 +123,7 @@ class Balancer:
         handshakes, turns = self._map("handshakes"), self._map("turns")
         handshakes.update([(row, {}) for row, _ in handshakes.nonzero()])
         turns.update([(row, 0) for row, _ in turns.nonzero()])
+        self._map("connections").set(0, {})
         for table in (self._map("flows"), self._map("fragments")):
             for key in [key for key, _ in table.items()]:  # noqa: PERF102  a map, not a dict
                 table.delete(key)
@@ -127,6 +131,13 @@ class Balancer:
     def remember_in(self, rows: int) -> None:
         """Use so many rows of the handshake table, a power of two up to HANDSHAKE_ROWS."""
         self._map("settings").set(0, {"token": TOKEN, "handshake_mask": rows - 1, "flow_rate": FLOW_RATE})
+
+    def slots(self) -> tuple[list[int], list[int]]:
+        """Return the slots that stand in the queue of the table's row, oldest first, and those that do not."""
+        row = self._map("connections").get(0)
+        places = [(row["head"] + number) % SERVER_IDS for number in range(SERVER_IDS - row["taken"])]
+        taken = [slot for slot, connection in enumerate(row["connections"]) if connection["taken"]]
+        return [row["queue"][place] ^ place for place in places], taken
 
     def run(self, frame: bytes) -> Result:
         """Let the XDP program handle a frame."""
