@@ -133,7 +133,7 @@ class Balancer:
         self._map("settings").set(0, {"token": TOKEN, "handshake_mask": rows - 1, "flow_rate": FLOW_RATE})
 
     def slots(self) -> tuple[list[int], list[int]]:
-        """Return the slots that stand in the queue of the table's row, oldest first, and those that do not."""
+        """Return the slots in the queue of the table's row, oldest first, and those that are not in it."""
         row = self._map("connections").get(0)
         places = [(row["head"] + number) % SERVER_IDS for number in range(SERVER_IDS - row["taken"])]
         taken = [slot for slot, connection in enumerate(row["connections"]) if connection["taken"]]
