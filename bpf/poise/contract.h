@@ -28,6 +28,9 @@ enum limits {
 	FRAGMENT_ROWS = 4096,
 	/* Copies of resets without timestamp that each CPU may send per second, see slowpath.h. */
 	RESET_COPIES_PER_SECOND = 20000,
+	ICMP_COPIES_PER_SECOND = 20000,		/* likewise of ICMP errors */
+	/* Messages that each CPU may send per second to say that a packet is too big: RFC 4443, section 2.4 (f). */
+	TOO_BIG_PER_SECOND = 10000,
 };
 
 /* An IPv6 address; where both kinds share a table, an IPv4 address is ::ffff:a.b.c.d (RFC 4291). */
@@ -198,6 +201,8 @@ struct budget {
 enum budgets {
 	BUDGET_RESET_COPIES,
 	BUDGET_FLOWS,
+	BUDGET_ICMP_COPIES,
+	BUDGET_TOO_BIG,
 	BUDGETS,
 };
 
@@ -208,11 +213,14 @@ enum budgets {
 enum event {
 	EVENT_PASS_NOT_IP,
 	EVENT_PASS_NOT_UNICAST,		/* broadcast or multicast by its Ethernet address */
-	EVENT_PASS_OTHER_PROTOCOL,	/* neither TCP nor UDP */
+	EVENT_PASS_OTHER_PROTOCOL,	/* neither TCP nor UDP, nor an ICMP error */
 	EVENT_PASS_FRAGMENT_UNKNOWN,	/* later fragment of which no first one was seen here */
 	EVENT_PASS_TRUNCATED,		/* ends before its ports */
 	EVENT_PASS_LONG_HEADERS,	/* more IPv6 extension headers than are looked through */
 	EVENT_PASS_UNRELATED,		/* neither for a VIP nor from a server */
+	EVENT_PASS_ICMP_UNRELATED,	/* error that quotes a packet neither from a VIP nor to a server */
+	EVENT_PASS_ICMP_MALFORMED,	/* error whose quote is no IP header and eight bytes */
+	EVENT_PASS_ICMP_FRAGMENT,	/* first fragment of an error */
 	EVENT_PASS_OWN_ADDRESS,		/* from a server to this machine */
 	EVENT_PASS_DIRECT,		/* from a server to a `direct:` prefix */
 	EVENT_PASS_SERVER_CONNECTS,	/* a server opens a connection from its service port */
@@ -229,10 +237,13 @@ enum event {
 	EVENT_DROP_REPLY_OF_CUT_SERVER,
 	EVENT_DROP_REPLY_WITHOUT_VIP,	/* its VIP is being added or removed */
 	EVENT_DROP_RESET_LIMIT,		/* reset without timestamp, over RESET_COPIES_PER_SECOND */
+	EVENT_DROP_ICMP_LIMIT,		/* ICMP error, over ICMP_COPIES_PER_SECOND */
+	EVENT_DROP_TOO_BIG_LIMIT,	/* not told to the client: over TOO_BIG_PER_SECOND */
 	EVENT_DROP_NO_NEIGHBOUR,	/* slow path: no way to the client after all */
 	EVENT_DROP_INTERNAL,		/* a table that must be there is not */
 	EVENT_RESET_NO_SERVER,		/* client's packet answered with a reset: no server takes connections */
 	EVENT_RESET_OF_CUT_SERVER,	/* client's packet answered with a reset: its server is cut */
+	EVENT_TOO_BIG_ANSWERED,		/* client's packet answered: too big for the way to the server */
 	EVENT_SYN_RETRANSMITTED,	/* went where the first one went */
 	EVENT_SYN_WITHOUT_TIMESTAMP,	/* placed by hash */
 	EVENT_HANDSHAKE_UNKNOWN,	/* echo of a SYN-ACK that the table has forgotten */
@@ -242,6 +253,9 @@ enum event {
 	EVENT_FLOW_REMEMBERED,		/* a new one, of UDP or without timestamps */
 	EVENT_FLOW_LIMIT,		/* new flow left to the hash alone: over `flow_rate` */
 	EVENT_RESET_TO_ALL,		/* reset without timestamp of a forgotten connection */
+	EVENT_ICMP_TO_SERVER,		/* error that quotes a packet of a server */
+	EVENT_ICMP_TO_ALL,		/* likewise, of which server is not known */
+	EVENT_ICMP_TO_CLIENT,		/* error that quotes a packet of a client */
 	EVENT_NEIGHBOUR_UNRESOLVED,	/* first packet to a client or gateway: sent by the kernel */
 	EVENTS,
 };

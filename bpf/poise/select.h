@@ -12,7 +12,9 @@ struct {
 	__type(value, __u32);
 } turns SEC(".maps");
 
+/* In place of a server's id. */
 #define NO_SERVER (-1)
+#define ALL_SERVERS (-2)
 
 static __always_inline int pool_at(const struct pool *pool, __u32 at)
 {

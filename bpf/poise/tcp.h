@@ -12,9 +12,7 @@
 #include "rewrite.h"
 #include "select.h"
 #include "timestamp.h"
-
-/* In place of a server id: a reset that goes to every server. */
-#define ALL_SERVERS (-2)
+#include "too_big.h"
 
 static __always_inline bool may_connect(const struct vip *vip, __u32 id)
 {
@@ -117,6 +115,7 @@ static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *pack
 	struct timestamp *timestamp;
 	struct server *server;
 	const void *address;
+	__be32 *echo = NULL, tsecr = 0;
 	bool connects = false;
 	__u64 hash, change = 0;
 	__u32 server_at;
@@ -135,10 +134,10 @@ static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *pack
 	} else if (vip->policy == POLICY_HASH) {
 		id = select_by_hash(vip, hash);
 	} else if (timestamp && packet->tcp->ack) {
-		__u32 tsecr = bpf_ntohl(timestamp->tsecr);
-
-		id = cookie_server(tsecr, hash);
-		change = rewrite_timestamp(packet, &timestamp->tsecr, restore_echo(hash, tsecr));
+		echo = &timestamp->tsecr;
+		tsecr = *echo;
+		id = cookie_server(bpf_ntohl(tsecr), hash);
+		change = rewrite_timestamp(packet, echo, restore_echo(hash, bpf_ntohl(tsecr)));
 	} else {
 		/* RFC 7323, section 3.2: TSecr counts only where ACK is set. */
 		id = follow_without_echo(packet, family, vip, hash);
@@ -160,8 +159,11 @@ static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *pack
 	address = server_address(server, server_at, family);
 	if (!address)
 		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
-	if (ip_length(packet, family) > server->mtu)
-		return with_event(EVENT_DROP_TOO_BIG, XDP_DROP);
+	if (ip_length(packet, family) > server->mtu) {
+		if (echo)
+			*echo = tsecr;	/* what is quoted is what the client sent */
+		return reply_too_big(ctx, packet, family, server->mtu);
+	}
 	if (packet->more_fragments) {
 		struct fragment_way way = { .server_row = server_at };
 
