@@ -45,7 +45,7 @@ static __always_inline int turn_into_too_big(struct xdp_md *ctx, const struct pa
 	struct icmp_header icmp = {};
 	__u64 of_addresses, sum;
 	__be16 *to, *from;
-	void *data, *end;
+	void *data, *end, *head;
 
 	if (quoted > most)
 		quoted = most;
@@ -57,7 +57,8 @@ static __always_inline int turn_into_too_big(struct xdp_md *ctx, const struct pa
 		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	if (data + before + ETHERNET_MAX > end || data + before + offset + ip_bytes > end)
+	head = data + offset;	/* the new IP header; behind it and that of ICMP is the client's */
+	if (data + before + ETHERNET_MAX > end || head + before + ip_bytes > end)
 		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
 
 	/* The Ethernet header, tags and all: what is copied too much is overwritten. */
@@ -69,24 +70,24 @@ static __always_inline int turn_into_too_big(struct xdp_md *ctx, const struct pa
 	set_mac(data + ETH_ALEN, data + before);
 
 	if (family == AF_INET) {
-		const struct iphdr *ip = data + before + offset;
+		const struct iphdr *ip = head + before;
 
 		icmp.type = ICMP_UNREACHABLE;
 		icmp.code = ICMP_FRAGMENTATION_NEEDED;
-		write_ipv4(data + offset, ip->daddr, ip->saddr, IPPROTO_ICMP, sizeof(icmp) + quoted);
+		write_ipv4(head, ip->daddr, ip->saddr, IPPROTO_ICMP, sizeof(icmp) + quoted);
 		sum = 0;
 	} else {
-		const struct ipv6hdr *ip = data + before + offset;
+		const struct ipv6hdr *ip = head + before;
 		struct address source = *(struct address *)&ip->daddr, target = *(struct address *)&ip->saddr;
 
 		icmp.type = ICMPV6_TOO_BIG;
-		of_addresses = write_ipv6(data + offset, &source, &target, IPPROTO_ICMPV6, sizeof(icmp) + quoted);
+		of_addresses = write_ipv6(head, &source, &target, IPPROTO_ICMPV6, sizeof(icmp) + quoted);
 		sum = csum_fold(of_addresses + bpf_htonl(IPPROTO_ICMPV6) + bpf_htonl(sizeof(icmp) + quoted));
 	}
 	icmp.word = bpf_htonl(mtu);	/* of ICMP in the lower half */
 	sum += sum_of_quote(ctx, offset + before, quoted);
 	icmp.checksum = ~csum_fold(sum + csum_words(&icmp, sizeof(icmp) / 4));
-	*(struct icmp_header *)(data + offset + ip_bytes) = icmp;
+	*(struct icmp_header *)(head + ip_bytes) = icmp;
 	return with_event(EVENT_TOO_BIG_ANSWERED, XDP_TX);
 }
 
