@@ -149,7 +149,12 @@ class Balancer:
         cpus = self._map("traffic").get(row)
         return {name: sum(cpu[name] for cpu in cpus) for name in cpus[0]}
 
+    def spend(self, budget: str, per_second: int, second: int, *, left: int) -> None:
+        """Leave so much of a budget to each CPU in that second of the monotonic clock."""
+        row = self._object.btf.enum("budgets")[f"BUDGET_{budget.upper()}"]
+        budgets = self._map("budgets")
+        budgets.set(row, [{"second": second, "used": per_second - left} for _ in budgets.get(row)])
+
     def spend_reset_budget(self, second: int, *, left: int) -> None:
         """Leave so many copies of resets to each CPU in that second of the monotonic clock."""
-        budgets = self._map("budgets")
-        budgets.set(0, [{"second": second, "used": RESET_COPIES_PER_SECOND - left} for _ in budgets.get(0)])
+        self.spend("reset_copies", RESET_COPIES_PER_SECOND, second, left=left)
