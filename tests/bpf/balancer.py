@@ -23,6 +23,7 @@ MAPS = (
 HANDSHAKE_ROWS = 1024
 FLOW_RATE = 1000  # per second and CPU
 RESET_COPIES_PER_SECOND = 20000  # of contract.h
+BUDGETS = ("reset_copies", "flows", "icmp_copies", "too_big")  # its enum budgets, which no type names in BTF
 
 
 Direct = frozenset[IPv4Network | IPv6Network]
@@ -151,7 +152,7 @@ class Balancer:
 
     def spend(self, budget: str, per_second: int, second: int, *, left: int) -> None:
         """Leave so much of a budget to each CPU in that second of the monotonic clock."""
-        row = self._object.btf.enum("budgets")[f"BUDGET_{budget.upper()}"]
+        row = BUDGETS.index(budget)
         budgets = self._map("budgets")
         budgets.set(row, [{"second": second, "used": per_second - left} for _ in budgets.get(row)])
 

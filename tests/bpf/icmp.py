@@ -37,6 +37,7 @@ OWN = {4: "198.51.100.1", 6: "2001:db8:c::1"}
 CLIENT = {4: "198.51.100.7", 6: "2001:db8:c::7"}
 SILENT_CLIENT = {4: "198.51.100.99", 6: "2001:db8:c::99"}  # its MAC address is unknown
 DIRECT_CLIENT = {4: "198.51.100.200", 6: "2001:db8:c::200"}
+UNREACHABLE_CLIENT = {4: "100.65.0.1", 6: "2001:db8:dead::1"}
 ROUTER = {4: "203.0.113.9", 6: "2001:db8:f::9"}  # who found the error, anywhere
 VIP = {4: "192.0.2.1", 6: "2001:db8::1"}
 SERVERS = {4: "10.0.0.", 6: "2001:db8:5::"}  # and their ids
@@ -116,6 +117,8 @@ class Site(Lab):
             f"link set eth1 address {SERVERS_MAC}",
             f"address add {OWN[4]}/24 dev eth0",
             f"address add {OWN[6]}/64 dev eth0 nodad",
+            f"route add unreachable {UNREACHABLE_CLIENT[4]}",
+            f"route add unreachable {UNREACHABLE_CLIENT[6]}",
             f"neighbour add {CLIENT[4]} lladdr {CLIENT_MAC} dev eth0 nud permanent",
             f"neighbour add {CLIENT[6]} lladdr {CLIENT_MAC} dev eth0 nud permanent",
         )

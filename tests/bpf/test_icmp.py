@@ -38,6 +38,7 @@ from tests.bpf.icmp import (
     SERVERS_MAC,
     STATES,
     UNREACHABLE,
+    UNREACHABLE_CLIENT,
     VIP,
     WEB,
     Family,
@@ -311,7 +312,7 @@ def test_errors_to_clients_that_do_not_leave_are_counted(balancer: Balancer, fam
     for packet, verdict, event in (
         (from_router(OWN[family]), Verdict.PASS, "pass_own_address"),
         (from_router(DIRECT_CLIENT[family]), Verdict.PASS, "pass_direct"),
-        (from_router("203.0.113.77" if family == 4 else "2001:db8:dead::1"), Verdict.PASS, "pass_no_route"),
+        (from_router(UNREACHABLE_CLIENT[family]), Verdict.PASS, "pass_no_route"),
         (from_router(CLIENT[family], ttl=1), Verdict.PASS, "pass_reply_ttl_expired"),
         (from_router(CLIENT[family], CUT), Verdict.DROP, "drop_reply_of_cut_server"),
     ):
