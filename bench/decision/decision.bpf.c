@@ -22,6 +22,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define PORTS_PER_CLIENT 32	/* flows of one client address */
 #define TTL 64
 #define MAGLEV_TABLE_ROWS 65537
+#define QUIC_SHORT_HEADER 0x40
+#define QUIC_ID_LENGTH 8	/* after its first byte, in which this and the codepoint 0 stand */
 #define ESTABLISHED_MARK 0x200	/* COOKIE_MARK */
 
 enum traffic_kind {
@@ -31,6 +33,7 @@ enum traffic_kind {
 	KIND_ESTABLISHED_IPV6,
 	KIND_NO_TIMESTAMP,
 	KIND_UDP,
+	KIND_QUIC,
 };
 
 struct draw {
@@ -127,7 +130,7 @@ int generate(struct xdp_md *ctx)
 	struct draw *draw = bpf_map_lookup_elem(&draws, &only);
 	__be32 client;
 	__be16 client_port;
-	__u32 flow;
+	__u32 flow, protocol;
 
 	if (!headers || !draw)
 		return XDP_ABORTED;
@@ -139,7 +142,8 @@ int generate(struct xdp_md *ctx)
 	}
 	client = bpf_htonl(CLIENTS + flow / PORTS_PER_CLIENT);
 	client_port = bpf_htons(FIRST_PORT + flow % PORTS_PER_CLIENT);
-	*(__be16 *)&headers->ip.ttl = bpf_htons(TTL << 8 | (draw->kind == KIND_UDP ? IPPROTO_UDP : IPPROTO_TCP));
+	protocol = draw->kind == KIND_UDP || draw->kind == KIND_QUIC ? IPPROTO_UDP : IPPROTO_TCP;
+	*(__be16 *)&headers->ip.ttl = bpf_htons(TTL << 8 | protocol);
 	if (draw->kind == KIND_RETURN) {
 		headers->ip.saddr = bpf_htonl(bpf_ntohl(draw->first_server) + flow % SERVER_IDS);
 		headers->tcp.source = draw->server_port;
@@ -156,6 +160,9 @@ int generate(struct xdp_md *ctx)
 		/* Any cookie names a server, all ids being in use. */
 		if (draw->kind == KIND_ESTABLISHED || draw->kind == KIND_SYN)
 			headers->options[2] = random | bpf_htonl(ESTABLISHED_MARK);
+		/* A short header, then the connection id: length, server id of two bytes, nonce. */
+		if (draw->kind == KIND_QUIC)
+			headers->tcp.ack_seq = bpf_htonl(QUIC_SHORT_HEADER << 24 | QUIC_ID_LENGTH << 16 | random % SERVER_IDS);
 	}
 	bpf_tail_call(ctx, &under_test, 0);
 	return XDP_ABORTED;
