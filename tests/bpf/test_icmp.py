@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from ipaddress import ip_network
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_Router_Alert
+from scapy.layers.inet import ICMP, IP, IPOption_Router_Alert
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
     ICMPv6ND_NS,
@@ -14,14 +14,11 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrHopByHop,
     PadN,
 )
-from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from tests.bpf.balancer import Balancer, TcVerdict, Verdict
 from tests.bpf.icmp import (
     CLIENT,
-    CLIENT_MAC,
-    CLIENT_PORT,
     CUT,
     DIRECT_CLIENT,
     DNS,
@@ -29,13 +26,12 @@ from tests.bpf.icmp import (
     ERRORS,
     FAMILIES,
     HASHED,
-    HERE_MAC,
     MODEL,
     OWN,
     READY,
     ROUTER,
-    SILENT_CLIENT,
     SERVERS_MAC,
+    SILENT_CLIENT,
     STATES,
     UNREACHABLE,
     UNREACHABLE_CLIENT,
@@ -61,7 +57,8 @@ pytestmark = pytest.mark.root
 
 family_each = pytest.mark.parametrize("family", FAMILIES)
 error_each = pytest.mark.parametrize(
-    ("family", "kind"), [pytest.param(f, k, id=f"{f}, {name}") for f in FAMILIES for name, k in ERRORS[f].items()]
+    ("family", "kind"),
+    [pytest.param(f, k, id=f"{f}, {name}") for f in FAMILIES for name, k in ERRORS[f].items()],
 )
 DIRECT = frozenset(ip_network(address) for address in DIRECT_CLIENT.values())
 SECONDS = 10  # until a frame that must come is given up

@@ -62,7 +62,9 @@ def _every_mtu(balancer: Balancer, mtu: int) -> Iterator[None]:
         balancer.fill(MODEL, usual_hops, KEY)
 
 
-def _request(flow: Flow, length: int, options: bytes | None = None, extension: Packet | None = None) -> Packet:
+def _request(
+    flow: Flow, length: int, options: bytes | None = None, extension: Packet | None = None
+) -> Packet:
     """A packet of the client for the server with the small MTU, `length` bytes from its IP header on."""
     if options is None:
         options = usual(7, flow.stamped(DRAINING))
