@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A balancer of both IP versions, ICMP errors as they come to it, and as they must leave: built anew by scapy."""
+"""A balancer of both IP versions; ICMP errors as they come, and as they must leave: built anew by scapy."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -83,10 +83,16 @@ MODEL = Model(tuple(VIPS.values()))
 
 def hops(ifindex: int, tags: tuple[int, ...] = ()) -> Mapping[Address, Hop]:
     """Return the ways to all servers that have one."""
-    macs = [bytes.fromhex(mac.replace(":", "")) for mac in (SERVER_MAC, SERVERS_MAC)]
+    mac, interface_mac = (bytes.fromhex(mac.replace(":", "")) for mac in (SERVER_MAC, SERVERS_MAC))
     return {
         server.address: Hop(
-            server.address, ifindex, *macs, valid=True, tags=tags, mtu=SERVER_MTU.get(server.id, 0)
+            server.address,
+            ifindex,
+            mac,
+            interface_mac,
+            valid=True,
+            tags=tags,
+            mtu=SERVER_MTU.get(server.id, 0),
         )
         for _, server in MODEL.servers()
         if server.id != UNREACHABLE
@@ -159,6 +165,7 @@ class Flow:
         target: tuple[str, int],
         options: bytes = b"",
         payload: bytes = b"x" * 100,
+        *,
         flags: str = "A",
         extension: Packet | None = None,
     ) -> Packet:
@@ -232,6 +239,7 @@ def error(
     target: str,
     quote: bytes,
     kind: Packet | None = None,
+    *,
     ttl: int = 64,
     extension: Packet | None = None,
 ) -> Packet:

@@ -112,11 +112,11 @@ def _to_server(flow: Flow, quote: bytes, number: int, kind: Packet | None = None
     """The error as the server gets it."""
     address, _ = flow.at_server(number)
     seen = flow.readdressed(quote, flow.at_server(number), flow.at_client)
-    return error(flow.family, ROUTER[flow.family], address, seen, kind, ttl)
+    return error(flow.family, ROUTER[flow.family], address, seen, kind, ttl=ttl)
 
 
 def _of_router(flow: Flow, quote: bytes, kind: Packet | None = None, ttl: int = 64) -> Packet:
-    return error(flow.family, ROUTER[flow.family], VIP[flow.family], quote, kind, ttl)
+    return error(flow.family, ROUTER[flow.family], VIP[flow.family], quote, kind, ttl=ttl)
 
 
 @error_each
@@ -177,7 +177,7 @@ def test_a_quote_without_its_timestamp_goes_where_the_handshake_went(
 ) -> None:
     """Routers may quote no more than eight bytes of TCP: RFC 792."""
     flow = Flow(family)
-    syn = flow.packet(flow.at_client, flow.at_vip, usual(1, 0), b"", "S")
+    syn = flow.packet(flow.at_client, flow.at_vip, usual(1, 0), b"", flags="S")
     assert balancer.run(arriving(syn)).verdict == Verdict.REDIRECT
     quote = _cut(flow.reply(_stamped(flow, DRAINING)), family, kept)
     _expect(balancer, arriving(_of_router(flow, quote)), to_servers(_to_server(flow, quote, READY)))
@@ -276,7 +276,7 @@ def test_an_error_of_a_server_comes_to_the_client_from_the_vip(
     client, _ = flow.at_client
     packet = error(family, server, client, quote, kind)
     seen = flow.readdressed(quote, flow.at_client, flow.at_vip)
-    out = error(family, VIP[family], client, seen, kind, 63)
+    out = error(family, VIP[family], client, seen, kind, ttl=63)
     expected = (Verdict.REDIRECT, to_client(out).hex(" "), {"icmp_to_client": 1})
     assert _run(balancer, from_servers(packet)) == expected
 
@@ -292,7 +292,7 @@ def test_an_error_of_a_router_before_the_server_keeps_its_source(
     client, _ = flow.at_client
     seen = flow.readdressed(quote, flow.at_client, flow.at_vip)
     packet = error(family, ROUTER[family], client, quote, kind)
-    out = error(family, ROUTER[family], client, seen, kind, 63)
+    out = error(family, ROUTER[family], client, seen, kind, ttl=63)
     expected = (Verdict.REDIRECT, to_client(out).hex(" "), {"icmp_to_client": 1})
     assert _run(balancer, from_servers(packet, tags)) == expected
 
@@ -329,7 +329,7 @@ def _passing(family: Family) -> Iterator[tuple[str, Packet, str]]:
             yield name, error(4, router, vip, quote, ICMP(type=kind)), "pass_other_protocol"
         fragment = error(4, router, vip, quote)
         fragment.flags = "MF"
-        later_quote = IP(quote)
+        later_quote: Packet = IP(quote)
         later_quote.frag = 10
     else:
         yield "solicitation", ip(6, router, vip) / ICMPv6ND_NS(tgt=vip), "pass_other_protocol"

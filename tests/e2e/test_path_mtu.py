@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_servers_learn_it_of_balancers_that_go_by_hash(family: Family) -> None:
 
 @family_each
 def test_clients_learn_the_mtu_of_the_way_to_a_server(family: Family) -> None:
-    """A router between poise and the server finds a client's packet too big; the client is told as if by the VIP's side."""
+    """A router near the server finds a client's packet too big; the client knows it as its own."""
     with ServersLab(0, clients=2, files=FILES, family=family) as lab:
         lab.add_small_mtu_server(MTU)
         balancer = lab.start_balancer()
@@ -89,10 +90,10 @@ def _narrow_to_clients(lab: ServersLab) -> None:
 )
 @pytest.mark.parametrize("arms", [1, 2])
 def test_both_learn_the_mtu_of_the_balancers_own_links(
-    family: Family, arms: int, narrow: Callable[[ServersLab], None], counter: str
+    family: Family, arms: Literal[1, 2], narrow: Callable[[ServersLab], None], counter: str
 ) -> None:
-    """Poise answers the client, the kernel the server: either hears of the link that is behind the balancer."""
-    with ServersLab(2, clients=1, arms=1 if arms == 1 else 2, files=FILES, family=family) as lab:
+    """Poise answers the client, the kernel the server: each hears of the link behind the balancer."""
+    with ServersLab(2, clients=1, arms=arms, files=FILES, family=family) as lab:
         narrow(lab)
         balancer = lab.start_balancer()
         _download(lab.clients[0], lab, times=2)
