@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A balancer of both IP versions; ICMP errors as they come, and as they must leave: built anew by scapy."""
 
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Literal
 
+import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
@@ -22,7 +24,8 @@ from poise.lab.namespaces import Lab
 from poise.servers import cookie
 from poise.servers.ends import end_of
 from poise.servers.model import Address, Hop, Model, Policy, Protocol, Server, State, Vip
-from tests.bpf.balancer import Balancer
+from tests.bpf.balancer import Balancer, Verdict
+from tests.bpf.packets import usual
 from tests.bpf.services import KEY
 
 Family = Literal[4, 6]
@@ -97,6 +100,9 @@ def hops(ifindex: int, tags: tuple[int, ...] = ()) -> Mapping[Address, Hop]:
         for _, server in MODEL.servers()
         if server.id != UNREACHABLE
     }
+
+
+DIRECT = frozenset(ip_network(address) for address in DIRECT_CLIENT.values())
 
 
 class Site(Lab):
@@ -230,6 +236,11 @@ ERRORS: dict[Family, dict[str, Packet]] = {
         "parameter problem": ICMPv6ParamProblem(code=1, ptr=6),
     },
 }
+family_each = pytest.mark.parametrize("family", FAMILIES)
+error_each = pytest.mark.parametrize(
+    ("family", "kind"),
+    [pytest.param(f, k, id=f"{f}, {name}") for f in FAMILIES for name, k in ERRORS[f].items()],
+)
 TOO_BIG: dict[Family, Packet] = {4: ERRORS[4]["fragmentation needed"], 6: ERRORS[6]["packet too big"]}
 
 
@@ -302,3 +313,38 @@ def run_with_budget(balancer: Balancer, budget: str, left: int, run: Callable[[]
         run()
         if int(time.monotonic()) == second:
             return counted(balancer, before)
+
+
+def fill(balancer: Balancer, tags: tuple[int, ...] = ()) -> None:
+    """Have the tables hold MODEL, with these tags on the ways to its servers."""
+    balancer.fill(MODEL, hops(socket.if_nametoindex("eth1"), tags), KEY, DIRECT)
+
+
+def outcome(balancer: Balancer, packet: bytes) -> tuple[Verdict, str, dict[str, int]]:
+    """Run a frame: what becomes of it, in hexadecimal, empty if dropped; and what is counted."""
+    before = balancer.events()
+    result = balancer.run(packet)
+    out = "" if result.verdict == Verdict.DROP else result.packet.hex(" ")
+    return result.verdict, out, counted(balancer, before)
+
+
+def stamped(flow: Flow, number: int) -> bytes:
+    """Return options with the timestamp that the server with this id sent."""
+    return usual(flow.stamped(number), 7)
+
+
+def at_server(flow: Flow, quote: bytes, number: int, kind: Packet | None = None, ttl: int = 63) -> Packet:
+    """The error as the server gets it."""
+    address, _ = flow.at_server(number)
+    seen = flow.readdressed(quote, flow.at_server(number), flow.at_client)
+    return error(flow.family, ROUTER[flow.family], address, seen, kind, ttl=ttl)
+
+
+def of_router(flow: Flow, quote: bytes, kind: Packet | None = None, ttl: int = 64) -> Packet:
+    """Return an error that a router sends about a packet of the VIP."""
+    return error(flow.family, ROUTER[flow.family], VIP[flow.family], quote, kind, ttl=ttl)
+
+
+def cut_short(quote: bytes, family: Family, kept: int) -> bytes:
+    """Return a quote that ends so many bytes after its IP header."""
+    return quote[: (20 if family == 4 else 40) + kept]
