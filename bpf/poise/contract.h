@@ -97,6 +97,12 @@ struct server {
 	__u16 zero;
 };
 
+/* What a server's clock was last seen at, for the layouts of the paper: see layouts.h. */
+struct server_clock {
+	__u32 tsval[2];		/* with MSB, that which began each version; with LSB, only the first is in use */
+	__u32 version;
+};
+
 /* Where frames for an interface of the routing table leave: the device under it, and their VLAN ids. */
 struct link {
 	__u32 ifindex;

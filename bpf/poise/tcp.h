@@ -7,6 +7,7 @@
 #include "flows.h"
 #include "fragments.h"
 #include "handshake.h"
+#include "layouts.h"
 #include "reply.h"
 #include "reset.h"
 #include "rewrite.h"
@@ -110,6 +111,19 @@ static __always_inline __u32 restore_echo(__u64 hash, __u32 tsecr)
 	return cookie_strip(tsecr);
 }
 
+/* The server that an echo names, and in place of the echo what the server is to see. */
+static __always_inline int follow_echo(const struct vip *vip, __u64 hash, __u32 tsecr, __u32 *restored)
+{
+	if (vip->layout != LAYOUT_LOW) {
+		int id = server_in_layout(vip->layout, tsecr, hash);
+
+		*restored = restore_in_layout(vip->layout, server_row(vip->index, id), tsecr);
+		return id;
+	}
+	*restored = restore_echo(hash, tsecr);
+	return cookie_server(tsecr, hash);
+}
+
 static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *packet, const int family,
 					 const struct vip *vip)
 {
@@ -135,10 +149,10 @@ static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *pack
 	} else if (vip->policy == POLICY_HASH) {
 		id = select_by_hash(vip, hash);
 	} else if (timestamp && packet->tcp->ack) {
-		__u32 tsecr = bpf_ntohl(timestamp->tsecr);
+		__u32 restored;
 
-		id = cookie_server(tsecr, hash);
-		change = rewrite_timestamp(packet, &timestamp->tsecr, restore_echo(hash, tsecr));
+		id = follow_echo(vip, hash, bpf_ntohl(timestamp->tsecr), &restored);
+		change = rewrite_timestamp(packet, &timestamp->tsecr, restored);
 	} else {
 		/* RFC 7323, section 3.2: TSecr counts only where ACK is set. */
 		id = follow_without_echo(packet, family, vip, hash);
@@ -179,7 +193,7 @@ static __always_inline __u64 stamp(const struct packet *packet, const int family
 {
 	bool is_synack = packet->tcp->syn;
 	__u64 hash = hash_to(vip, packet, family);
-	__u32 tsval = bpf_ntohl(timestamp->tsval);
+	__u32 tsval = bpf_ntohl(timestamp->tsval), stamped;
 
 	if (is_synack) {
 		__u32 isn = bpf_ntohl(packet->tcp->ack_seq) - 1;
@@ -187,7 +201,11 @@ static __always_inline __u64 stamp(const struct packet *packet, const int family
 		if (!handshake_answer(handshake_row(hash), hash, isn, server, tsval))
 			count(EVENT_SYNACK_UNEXPECTED);
 	}
-	return rewrite_timestamp(packet, &timestamp->tsval, cookie_stamp(tsval, hash, server, is_synack));
+	if (vip->layout != LAYOUT_LOW)
+		stamped = stamp_in_layout(vip->layout, server_row(vip->index, server), tsval, hash);
+	else
+		stamped = cookie_stamp(tsval, hash, server, is_synack);
+	return rewrite_timestamp(packet, &timestamp->tsval, stamped);
 }
 
 /* A SYN-ACK without timestamp: the client will not send any either. */
