@@ -239,6 +239,7 @@ enum event {
 	EVENT_DROP_INTERNAL,		/* a table that must be there is not */
 	EVENT_RESET_NO_SERVER,		/* client's packet answered with a reset: no server takes connections */
 	EVENT_RESET_OF_CUT_SERVER,	/* client's packet answered with a reset: its server is cut */
+	EVENT_REFUSED_SIGNED_SYN,	/* answered with an ICMP error: what is signed cannot be rewritten */
 	EVENT_SYN_RETRANSMITTED,	/* went where the first one went */
 	EVENT_SYN_WITHOUT_TIMESTAMP,	/* placed by hash */
 	EVENT_HANDSHAKE_UNKNOWN,	/* echo of a SYN-ACK that the table has forgotten */

@@ -7,7 +7,7 @@
 #include "parse.h"
 #include "stats.h"
 
-#define RESET_HOPS 64
+#define ANSWER_HOPS 64
 
 static __always_inline __u64 sum_words(const void *from, __u32 words)
 {
@@ -19,37 +19,38 @@ static __always_inline __u64 sum_words(const void *from, __u32 words)
 	return sum;
 }
 
-/* The IP header of a reset to where a packet came from; returns the sum of both addresses. */
-static __always_inline __u64 write_ipv4(struct iphdr *ip, __be32 source, __be32 target)
+/* The IP header of an answer to where a packet came from; returns the sum of both addresses. */
+static __always_inline __u64 write_ipv4(struct iphdr *ip, __be32 source, __be32 target, __u8 protocol, __u32 payload)
 {
-	struct iphdr reset = {
+	struct iphdr answer = {
 		.version = 4,
 		.ihl = sizeof(*ip) / 4,
-		.tot_len = bpf_htons(sizeof(*ip) + sizeof(struct tcphdr)),
+		.tot_len = bpf_htons(sizeof(*ip) + payload),
 		.frag_off = bpf_htons(IP_DONT_FRAGMENT),
-		.ttl = RESET_HOPS,
-		.protocol = IPPROTO_TCP,
+		.ttl = ANSWER_HOPS,
+		.protocol = protocol,
 		.saddr = source,
 		.daddr = target,
 	};
 
-	reset.check = ~csum_fold(sum_words(&reset, sizeof(reset) / 4));
-	*ip = reset;
+	answer.check = ~csum_fold(sum_words(&answer, sizeof(answer) / 4));
+	*ip = answer;
 	return (__u64)source + target;
 }
 
-static __always_inline __u64 write_ipv6(struct ipv6hdr *ip, const struct address *source, const struct address *target)
+static __always_inline __u64 write_ipv6(struct ipv6hdr *ip, const struct address *source, const struct address *target,
+					__u8 protocol, __u32 payload)
 {
-	struct ipv6hdr reset = {
+	struct ipv6hdr answer = {
 		.version = 6,
-		.payload_len = bpf_htons(sizeof(struct tcphdr)),
-		.nexthdr = IPPROTO_TCP,
-		.hop_limit = RESET_HOPS,
+		.payload_len = bpf_htons(payload),
+		.nexthdr = protocol,
+		.hop_limit = ANSWER_HOPS,
 	};
 
-	*(struct address *)&reset.saddr = *source;
-	*(struct address *)&reset.daddr = *target;
-	*ip = reset;
+	*(struct address *)&answer.saddr = *source;
+	*(struct address *)&answer.daddr = *target;
+	*ip = answer;
 	return sum_words(source, 4) + sum_words(target, 4);
 }
 
@@ -92,9 +93,9 @@ static __always_inline int turn_into_reset(struct xdp_md *ctx, const struct pack
 
 	set_macs(data, macs);
 	if (family == AF_INET)
-		of_addresses = write_ipv4(data + offset, source.word[0], target.word[0]);
+		of_addresses = write_ipv4(data + offset, source.word[0], target.word[0], IPPROTO_TCP, sizeof(tcp));
 	else
-		of_addresses = write_ipv6(data + offset, &source, &target);
+		of_addresses = write_ipv6(data + offset, &source, &target, IPPROTO_TCP, sizeof(tcp));
 
 	tcp.source = segment.dest;
 	tcp.dest = segment.source;

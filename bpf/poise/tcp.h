@@ -13,6 +13,7 @@
 #include "rewrite.h"
 #include "select.h"
 #include "timestamp.h"
+#include "unreachable.h"
 
 /* In place of a server id: a reset that goes to every server. */
 #define ALL_SERVERS (-2)
@@ -145,6 +146,12 @@ static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *pack
 	timestamp = find_timestamp(ctx, packet, header_length);
 
 	if (packet->tcp->syn && !packet->tcp->ack) {
+		/*
+		 * The signature covers addresses and ports, so that no server would accept it. A client
+		 * takes no reset without a signature (RFC 2385, section 4.1), but an ICMP error.
+		 */
+		if (search_signature(ctx, transport_offset(packet), header_length))
+			return reply_unreachable(ctx, packet, family, EVENT_REFUSED_SIGNED_SYN);
 		id = place(packet, family, vip, hash, timestamp, &connects);
 	} else if (vip->policy == POLICY_HASH) {
 		id = select_by_hash(vip, hash);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Finding the timestamp among the options of a TCP segment. */
+/* Finding the timestamp, or a signature, among the options of a TCP segment. */
 #pragma once
 
 #include "parse.h"
@@ -8,6 +8,8 @@
 #define TCP_OPTION_NOP 1
 #define TCP_OPTION_TIMESTAMP 8
 #define TCP_TIMESTAMP_LENGTH 10
+#define TCP_OPTION_MD5 19		/* RFC 2385 */
+#define TCP_OPTION_AUTHENTICATION 29	/* RFC 5925 */
 #define TCP_HEADER_MAX 60
 
 /* RFC 7323, section 3.2: kind, length, TSval, TSecr; it may stand at any byte. */
@@ -16,14 +18,22 @@ struct timestamp {
 	__be32 tsecr;
 };
 
+static __always_inline bool is_timestamp(const __u8 *option)
+{
+	return option[0] == TCP_OPTION_TIMESTAMP && option[1] == TCP_TIMESTAMP_LENGTH;
+}
+
+static __always_inline bool is_signature(const __u8 *option)
+{
+	return option[0] == TCP_OPTION_MD5 || option[0] == TCP_OPTION_AUTHENTICATION;
+}
+
 /*
- * Where in the TCP header the timestamps stand, or 0. Reading stops at the first option that
- * cannot be, as tcp_parse_options() of Linux does, so that both ends see the options as we do.
- *
- * A function of its own, not inlined: the verifier then follows the loop once, instead of
- * once for everything that comes after it.
+ * Where in the TCP header the wanted option's data stand, or 0. Reading stops at the first option
+ * that cannot be, as tcp_parse_options() of Linux does, so that both ends see the options as we do.
  */
-__attribute__((noinline)) __u32 search_timestamp(struct xdp_md *ctx, __u32 tcp_offset, __u32 header_length)
+static __always_inline __u32 search_option(struct xdp_md *ctx, __u32 tcp_offset, __u32 header_length,
+					   bool (*const is_wanted)(const __u8 *option))
 {
 	void *end = (void *)(long)ctx->data_end;
 	__u32 at = sizeof(struct tcphdr);
@@ -41,11 +51,25 @@ __attribute__((noinline)) __u32 search_timestamp(struct xdp_md *ctx, __u32 tcp_o
 		}
 		if (option[1] < 2 || at + option[1] > header_length)
 			return 0;
-		if (option[0] == TCP_OPTION_TIMESTAMP && option[1] == TCP_TIMESTAMP_LENGTH)
+		if (is_wanted(option))
 			return at + 2;
 		at += option[1];
 	}
 	return 0;
+}
+
+/*
+ * Functions of their own, not inlined: the verifier then follows the loop once, instead of once for
+ * everything that comes after it.
+ */
+__attribute__((noinline)) __u32 search_timestamp(struct xdp_md *ctx, __u32 tcp_offset, __u32 header_length)
+{
+	return search_option(ctx, tcp_offset, header_length, is_timestamp);
+}
+
+__attribute__((noinline)) __u32 search_signature(struct xdp_md *ctx, __u32 tcp_offset, __u32 header_length)
+{
+	return search_option(ctx, tcp_offset, header_length, is_signature);
 }
 
 /* The timestamps of a segment, or NULL. */
