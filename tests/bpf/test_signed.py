@@ -30,14 +30,15 @@ MD5 = b"\x13\x12" + bytes(range(16))  # RFC 2385
 AO = b"\x1d\x10\x01\x02" + bytes(range(12))  # RFC 5925
 CONNECTION = Connection()
 CLOCK = 0x3456789A
-TO_CLIENT = {"dst": CLIENT_MAC.hex(":"), "src": CLIENTS_MAC.hex(":")}
 
 
 def _error(connection: Connection, quote: bytes) -> bytes:
     """Port unreachable, from the VIP."""
     vip, client = str(connection.vip.address), str(connection.client.address)
     ip = IP(src=vip, dst=client, id=0, flags="DF", ttl=64)
-    return bytes(Ether(**TO_CLIENT) / ip / ICMP(type=3, code=3) / Raw(quote))
+    return bytes(
+        Ether(dst=CLIENT_MAC.hex(":"), src=CLIENTS_MAC.hex(":")) / ip / ICMP(type=3, code=3) / Raw(quote)
+    )
 
 
 def _headers(frame: bytes) -> bytes:
