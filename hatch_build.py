@@ -15,6 +15,7 @@ OBJECT_DIRECTORY = "src/poise/objects"
 FLAGS = (
     *("-O2", "-g", "-target", "bpf"),
     "-mcpu=v3",  # atomics that return a value
+    "-fno-strict-aliasing",  # headers are read and written in words of other types, as in the kernel itself
     *("-Wall", "-Werror"),
     f"-I/usr/include/{platform.machine()}-linux-gnu",  # Debian keeps asm/types.h there
 )

@@ -11,9 +11,10 @@ from pathlib import Path
 from poise.config import Config
 from poise.kernel import netlink
 from poise.lab.namespaces import Namespace
-from poise.servers.apply import DataPlane
+from poise.servers.apply import DataPlane, Limits
 from poise.servers.control import Controller
-from poise.servers.tables import Tables, Write
+from poise.servers.model import Address
+from poise.servers.tables import Pool, Tables, Write
 from tests.kernel.two_machines import living_here, seen
 
 KEY = bytes(range(16))
@@ -29,7 +30,7 @@ class RecordedPlane(DataPlane):
     """The real tables; it is remembered what was written into them."""
 
     def __init__(self, pins: Path) -> None:
-        super().__init__(pins, 1024, bytes(6))
+        super().__init__(pins, Limits(1024), bytes(6))
         self.written: list[Write] = []
 
     def write(self, plan: Iterable[Write]) -> None:
@@ -55,7 +56,7 @@ class Room:
     def start(self, config: Config) -> tuple[Controller, RecordedPlane]:
         """A controller as at a start of the daemon, its tables applied."""
         plane = RecordedPlane(self.pins)
-        controller = Controller(config, self.path, KEY, plane, [netlink.interface("eth0").index])
+        controller = Controller(config, self.path, KEY, plane, {netlink.interface("eth0").index: ()})
         controller.refresh()
         return controller, plane
 
@@ -68,7 +69,7 @@ class Room:
             seen(partial(netlink.keep_fresh, ifindex, address), partial(is_resolved, address=address))
 
 
-def is_resolved(event: netlink.Event, address: IPv4Address) -> bool:
+def is_resolved(event: netlink.Event, address: Address) -> bool:
     """Whether the event tells that a server's neighbour is known now."""
     return (
         isinstance(event, netlink.NeighbourChange)
@@ -89,7 +90,7 @@ def vip(*numbers: int, port: int = 80) -> dict[str, object]:
 def pool(tables: Tables, index: int = 0) -> tuple[int, ...]:
     """The ids of the servers that take new connections of a VIP."""
     (number,) = (row["pool"] for row in tables.vips.values() if row["index"] == index)
-    return tables.pools.get(number, ())
+    return tables.pools.get(number, Pool()).ids
 
 
 @contextmanager
