@@ -150,7 +150,7 @@ static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *pack
 		 * The signature covers addresses and ports, so that no server would accept it. A client
 		 * takes no reset without a signature (RFC 2385, section 4.1), but an ICMP error.
 		 */
-		if (search_signature(ctx, transport_offset(packet), header_length))
+		if (is_signed(ctx, packet, header_length))
 			return reply_unreachable(ctx, packet, family, EVENT_REFUSED_SIGNED_SYN);
 		id = place(packet, family, vip, hash, timestamp, &connects);
 	} else if (vip->policy == POLICY_HASH) {

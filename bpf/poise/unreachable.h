@@ -73,17 +73,13 @@ static __always_inline int turn_into_unreachable(struct xdp_md *ctx, const struc
 
 	if (packet->tcp->rst)
 		return with_event(event, XDP_DROP);
-	if (offset > ETHERNET_MAX)
+	/* An IP header follows, so that what is read and written here may go beyond the Ethernet header. */
+	if (offset > ETHERNET_MAX || (void *)packet->eth + ETHERNET_MAX > packet->end)
 		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
 	set_mac((void *)ethernet, packet->eth->h_source);
 	set_mac((void *)(ethernet + 3), packet->eth->h_dest);
-	for (__u32 i = 6; i < ETHERNET_WORDS; i++) {
-		__be16 *word = (__be16 *)packet->eth + i;
-
-		if ((void *)(word + 1) > packet->end)
-			break;
-		ethernet[i] = *word;
-	}
+	for (__u32 i = 6; i < ETHERNET_WORDS; i++)
+		ethernet[i] = ((__be16 *)packet->eth)[i];
 	if (family == AF_INET) {
 		source.word[0] = packet->ip->daddr;
 		target.word[0] = packet->ip->saddr;
@@ -96,15 +92,10 @@ static __always_inline int turn_into_unreachable(struct xdp_md *ctx, const struc
 
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	for (__u32 i = 0; i < ETHERNET_WORDS; i++) {
-		__be16 *word = data + i * sizeof(*word);
-
-		if (i * sizeof(*word) >= offset || (void *)(word + 1) > end)
-			break;
-		*word = ethernet[i];
-	}
-	if (data + offset + added > end)
+	if (data + ETHERNET_MAX > end || data + offset + added > end)
 		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
+	for (__u32 i = 0; i < ETHERNET_WORDS; i++)
+		((__be16 *)data)[i] = ethernet[i];
 	if (family == AF_INET) {
 		struct unreachable4 *front = data + offset;
 
