@@ -132,7 +132,7 @@ def _start(config: Config, *, set_up_host: bool) -> Controller:
             _log.warning("no native XDP", interface=interface.name, reason=fallback)
         _log.info("attached", interface=interface.name, mode=mode, adopted=plane.adopted)
         modes[interface.name] = mode
-    controller.refresh()
+    controller.begin()
 
     _set_up(config, modes, everything=set_up_host, later=(host.Address,))
     _resolve(controller)

@@ -289,12 +289,16 @@ class ServersLab(Lab):
         via: IPAddress | None = None,
     ) -> None:
         """Give a device its address, and the host its default route, if there is one."""
-        # The room for tags is none for longer packets.
-        mtu = f"mtu {MTU}" if len(tags) == MOST else ""
-        host.ip(
-            f"{adding(address, device)} noprefixroute",
-            f"route add {address.network} dev {device} {mtu}",
-        )
+        mtu = ""
+        if len(tags) == MOST:
+            # The room for tags is none for longer packets.
+            mtu = f"mtu {MTU}"
+            host.ip(
+                f"{adding(address, device)} noprefixroute",
+                f"route add {address.network} dev {device} {mtu}",
+            )
+        else:
+            host.ip(adding(address, device))
         if via is not None:
             # Linux's default, whatever this machine's is: only the first namespace may choose per sysctl.
             host.ip(f"route add default via {via} congctl cubic {mtu}")

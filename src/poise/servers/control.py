@@ -116,6 +116,11 @@ class Controller:
         hop = self._ways.hops.get(server)
         return hop is not None and (hop.valid != valid or hop.mac != told.mac)
 
+    def begin(self) -> None:
+        """Give the kernel the keys of QUIC connection ids, then do as `refresh` does. Raises QuicKeyError."""
+        self._plane.hold_keys(self._model)
+        self.refresh()
+
     def refresh(self) -> None:
         """Look up the way to every server, and apply what differs from the kernel's tables."""
         self._links = sense.links(self._interfaces, netlink.links())
