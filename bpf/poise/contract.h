@@ -104,6 +104,12 @@ struct server {
 	__u16 zero;
 };
 
+/* What a server's clock was last seen at, for the layouts of the paper: see layouts.h. */
+struct server_clock {
+	__u32 tsval[2];		/* with MSB, that which began each version; with LSB, only the first is in use */
+	__u32 version;
+};
+
 /* Where frames for an interface of the routing table leave: the device under it, and their VLAN ids. */
 struct link {
 	__u32 ifindex;
@@ -271,6 +277,7 @@ enum event {
 	EVENT_RESET_NO_SERVER,		/* client's packet answered with a reset: no server takes connections */
 	EVENT_RESET_OF_CUT_SERVER,	/* client's packet answered with a reset: its server is cut */
 	EVENT_TOO_BIG_ANSWERED,		/* client's packet answered: too big for the way to the server */
+	EVENT_REFUSED_SIGNED_SYN,	/* answered with an ICMP error: what is signed cannot be rewritten */
 	EVENT_SYN_RETRANSMITTED,	/* went where the first one went */
 	EVENT_SYN_WITHOUT_TIMESTAMP,	/* placed by hash */
 	EVENT_HANDSHAKE_UNKNOWN,	/* echo of a SYN-ACK that the table has forgotten */

@@ -9,6 +9,7 @@
 #include "flows.h"
 #include "handshake.h"
 #include "icmp_quote.h"
+#include "layouts.h"
 #include "reply.h"
 #include "select.h"
 #include "slowpath.h"
@@ -47,8 +48,10 @@ static __always_inline int quoted_server(struct xdp_md *ctx, const struct packet
 		return select_by_hash(vip, hash);
 	if (quote->protocol == IPPROTO_TCP) {
 		timestamp = quoted_timestamp(ctx, error, quote, family);
-		if (timestamp)
+		if (timestamp && vip->layout == LAYOUT_LOW)
 			return cookie_server(bpf_ntohl(timestamp->tsval), hash);
+		if (timestamp)
+			return server_in_layout(vip->layout, bpf_ntohl(timestamp->tsval), hash);
 		if (handshake_find(handshake_row(hash), hash, &seen))
 			return seen.server;
 	}

@@ -7,12 +7,14 @@
 
 /* RFC 792 */
 #define ICMP_UNREACHABLE 3
-#define ICMP_FRAGMENTATION_NEEDED 4	/* a code */
+#define ICMP_PORT 3			/* codes of it */
+#define ICMP_FRAGMENTATION_NEEDED 4
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER_PROBLEM 12
 
 /* RFC 4443 */
 #define ICMPV6_UNREACHABLE 1
+#define ICMPV6_PORT 4			/* a code of it */
 #define ICMPV6_TOO_BIG 2
 #define ICMPV6_PARAMETER_PROBLEM 4
 

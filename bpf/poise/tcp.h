@@ -7,12 +7,14 @@
 #include "flows.h"
 #include "fragments.h"
 #include "handshake.h"
+#include "layouts.h"
 #include "reply.h"
 #include "reset.h"
 #include "rewrite.h"
 #include "select.h"
 #include "timestamp.h"
 #include "too_big.h"
+#include "unreachable.h"
 
 static __always_inline bool may_connect(const struct vip *vip, __u32 id)
 {
@@ -108,6 +110,19 @@ static __always_inline __u32 restore_echo(__u64 hash, __u32 tsecr)
 	return cookie_strip(tsecr);
 }
 
+/* The server that an echo names, and in place of the echo what the server is to see. */
+static __always_inline int follow_echo(const struct vip *vip, __u64 hash, __u32 tsecr, __u32 *restored)
+{
+	if (vip->layout != LAYOUT_LOW) {
+		int id = server_in_layout(vip->layout, tsecr, hash);
+
+		*restored = restore_in_layout(vip->layout, server_row(vip->index, id), tsecr);
+		return id;
+	}
+	*restored = restore_echo(hash, tsecr);
+	return cookie_server(tsecr, hash);
+}
+
 static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *packet, const int family,
 					 const struct vip *vip)
 {
@@ -130,14 +145,22 @@ static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *pack
 	timestamp = find_timestamp(ctx, packet, header_length);
 
 	if (packet->tcp->syn && !packet->tcp->ack) {
+		/*
+		 * The signature covers addresses and ports, so that no server would accept it. A client
+		 * takes no reset without a signature (RFC 2385, section 4.1), but an ICMP error.
+		 */
+		if (is_signed(ctx, packet, header_length))
+			return reply_unreachable(ctx, packet, family, EVENT_REFUSED_SIGNED_SYN);
 		id = place(packet, family, vip, hash, timestamp, &connects);
 	} else if (vip->policy == POLICY_HASH) {
 		id = select_by_hash(vip, hash);
 	} else if (timestamp && packet->tcp->ack) {
+		__u32 restored;
+
 		echo = &timestamp->tsecr;
 		tsecr = *echo;
-		id = cookie_server(bpf_ntohl(tsecr), hash);
-		change = rewrite_timestamp(packet, echo, restore_echo(hash, bpf_ntohl(tsecr)));
+		id = follow_echo(vip, hash, bpf_ntohl(tsecr), &restored);
+		change = rewrite_timestamp(packet, echo, restored);
 	} else {
 		/* RFC 7323, section 3.2: TSecr counts only where ACK is set. */
 		id = follow_without_echo(packet, family, vip, hash);
@@ -181,7 +204,7 @@ static __always_inline __u64 stamp(const struct packet *packet, const int family
 {
 	bool is_synack = packet->tcp->syn;
 	__u64 hash = hash_to(vip, packet, family);
-	__u32 tsval = bpf_ntohl(timestamp->tsval);
+	__u32 tsval = bpf_ntohl(timestamp->tsval), stamped;
 
 	if (is_synack) {
 		__u32 isn = bpf_ntohl(packet->tcp->ack_seq) - 1;
@@ -189,7 +212,11 @@ static __always_inline __u64 stamp(const struct packet *packet, const int family
 		if (!handshake_answer(handshake_row(hash), hash, isn, server, tsval))
 			count(EVENT_SYNACK_UNEXPECTED);
 	}
-	return rewrite_timestamp(packet, &timestamp->tsval, cookie_stamp(tsval, hash, server, is_synack));
+	if (vip->layout != LAYOUT_LOW)
+		stamped = stamp_in_layout(vip->layout, server_row(vip->index, server), tsval, hash);
+	else
+		stamped = cookie_stamp(tsval, hash, server, is_synack);
+	return rewrite_timestamp(packet, &timestamp->tsval, stamped);
 }
 
 /* A SYN-ACK without timestamp: the client will not send any either. */

@@ -18,7 +18,7 @@ from tests.bpf.services import TOKEN
 MAPS = (
     *("settings", "vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs"),
     *("links", "direct", "direct6", "flows", "fragments"),
-    *("handshakes", "turns", "budgets", "events", "traffic"),
+    *("handshakes", "turns", "budgets", "events", "traffic", "server_clocks"),
 )
 HANDSHAKE_ROWS = 1024
 FLOW_RATE = 1000  # per second and CPU
@@ -124,6 +124,10 @@ class Balancer:
         for table in (self._map("flows"), self._map("fragments")):
             for key in [key for key, _ in table.items()]:  # noqa: PERF102  a map, not a dict
                 table.delete(key)
+
+    def forget_clocks(self) -> None:
+        """Forget what was seen of the servers' clocks."""
+        self._map("server_clocks").update([(row, {}) for row in self._present.servers])
 
     def remember_in(self, rows: int) -> None:
         """Use so many rows of the handshake table, a power of two up to HANDSHAKE_ROWS."""
