@@ -116,6 +116,17 @@ __attribute__((noinline)) int find_slot(__u64 hash, enum search by, __u32 value)
 	return row ? find_in(row, hash >> 32, by, value) : NO_SLOT;
 }
 
+/* The server of a flow, or NO_SERVER if it has no connection that is not over. */
+__attribute__((noinline)) int find_server_of_connection(__u64 hash)
+{
+	struct connection_row *row = connection_row(hash);
+	int slot = find_slot(hash, FIND_OPEN, 0);
+
+	if (!row || slot < 0)
+		return NO_SERVER;
+	return server_of_connection(row->connections[slot % ROW_SLOTS].who);
+}
+
 static __always_inline void remove_from_index(struct connection_row *row, __u32 fingerprint, __u32 slot)
 {
 	for (__u32 step = 0; step < LINE_PLACES; step++) {

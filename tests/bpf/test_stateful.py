@@ -67,7 +67,7 @@ def _handshakes() -> Iterator[Case]:
     for clock in (CLOCK, LATER):
         packet = _ack(0, 0, clock=clock)
         out = CONNECTION.at_server(packet, FIRST, (CONNECTION.stamped(clock, 0, mark=0), clock))
-        before = (SYN, _syn_ack(), _syn_ack(clock=LATER))
+        answered = (SYN, _syn_ack(), _syn_ack(clock=LATER))
         yield redirects(
             f"the echo of a SYN-ACK of {clock:#x} is restored exactly", packet, out, before=before
         )
@@ -273,8 +273,8 @@ def _go_on(balancer: Balancer, connection: Connection, server: Server, slot: int
         assert timestamps_of(result.packet)[0] == cookie.stamp(LATER, hashed, slot, is_synack=False)
 
 
-def test_a_connection_of_a_cut_server_is_reset(balancer: Balancer) -> None:
-    """A server's id in the table leads to the same end as in a cookie."""
+def test_a_server_that_takes_none_keeps_its_connections(balancer: Balancer) -> None:
+    """A drained server's connections go on, and a cut one cannot answer any more."""
     balancer.start_afresh()
     balancer.run(CONNECTION.reply(DRAINED, "A", usual(CLOCK, 77), ack=CLIENT_ISN + 1))
     assert target_of(balancer.run(_ack(0, 1)).packet) == end_of(DRAINED)
