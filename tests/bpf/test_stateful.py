@@ -69,7 +69,7 @@ def _handshakes() -> Iterator[Case]:
         out = CONNECTION.at_server(packet, FIRST, (CONNECTION.stamped(clock, 0, mark=0), clock))
         answered = (SYN, _syn_ack(), _syn_ack(clock=LATER))
         yield redirects(
-            f"the echo of a SYN-ACK of {clock:#x} is restored exactly", packet, out, before=before
+            f"the echo of a SYN-ACK of {clock:#x} is restored exactly", packet, out, before=answered
         )
 
 
