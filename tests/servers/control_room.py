@@ -11,9 +11,9 @@ from pathlib import Path
 from poise.config import Config
 from poise.kernel import netlink
 from poise.lab.namespaces import Namespace
-from poise.servers.apply import DataPlane
+from poise.servers.apply import DataPlane, Limits
 from poise.servers.control import Controller
-from poise.servers.tables import Tables, Write
+from poise.servers.tables import Pool, Tables, Write
 from tests.kernel.two_machines import living_here, seen
 
 KEY = bytes(range(16))
@@ -29,7 +29,7 @@ class RecordedPlane(DataPlane):
     """The real tables; it is remembered what was written into them."""
 
     def __init__(self, pins: Path) -> None:
-        super().__init__(pins, 1024, bytes(6))
+        super().__init__(pins, Limits(1024), bytes(6))
         self.written: list[Write] = []
 
     def write(self, plan: Iterable[Write]) -> None:
@@ -89,7 +89,7 @@ def vip(*numbers: int, port: int = 80) -> dict[str, object]:
 def pool(tables: Tables, index: int = 0) -> tuple[int, ...]:
     """The ids of the servers that take new connections of a VIP."""
     (number,) = (row["pool"] for row in tables.vips.values() if row["index"] == index)
-    return tables.pools.get(number, ())
+    return tables.pools.get(number, Pool()).ids
 
 
 @contextmanager

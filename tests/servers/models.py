@@ -4,10 +4,10 @@
 from collections.abc import Mapping
 from ipaddress import IPv4Address
 
-from poise.servers import tables
+from poise.servers import ends
 from poise.servers.decide import WantedServer, WantedVip
-from poise.servers.model import Policy, Server, State, Vip
-from poise.servers.tables import End, Row
+from poise.servers.ends import End, Row
+from poise.servers.model import Address, Policy, Server, State, Vip
 
 
 def wanted(number: int, name: str | None = None) -> WantedServer:
@@ -27,16 +27,17 @@ def states(vip: Vip) -> dict[str, tuple[int, State]]:
     return {server.name: (server.id, server.state) for server in vip.servers}
 
 
-def end(thing: Vip | Server | WantedServer | WantedVip) -> tuple[IPv4Address, int]:
+def end(thing: Vip | Server | WantedServer | WantedVip) -> tuple[Address, int]:
     """Where it listens."""
     return thing.address, thing.port
 
 
 def find(table: Mapping[int, Row], end: End, rows: int) -> Row | None:
     """What find_end() of tables.h finds."""
-    for row in tables.probed_rows(end, rows):
+    number = end.number()
+    for row in ends.probed_rows(number, rows):
         if row not in table:
             return None
-        if End(**table[row]["end"]) == end:
+        if table[row]["end"] == number:
             return table[row]
     return None
