@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.bpf.balancer import Balancer
-from tests.bpf.network import DIRECT, Site
+from tests.bpf.balancer import Balancer, Direct
+from tests.bpf.network import DIRECT, DIRECT6, Site
 from tests.bpf.services import KEY, MODEL, hops
 
 
@@ -35,7 +35,7 @@ def servers_ifindex(site: Site) -> int:
 @pytest.fixture(scope="module")
 def balancer(site: Site, loaded: Balancer, servers_ifindex: int) -> Iterator[Balancer]:
     """The balancer of `services.MODEL`; while a module's tests run, this thread lives where it is."""
-    direct = frozenset({DIRECT})
+    direct: Direct = frozenset({DIRECT, DIRECT6})
     with site.here.enter():
         loaded.fill(MODEL, hops(MODEL, servers_ifindex), KEY, direct)
         loaded.start_afresh()

@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import Ether
 
 from poise.servers.model import Vip
 from tests.bpf.balancer import Balancer, TcVerdict, Verdict
 from tests.bpf.connection import CLIENT_ISN, Connection
+from tests.bpf.headers import patched
 from tests.bpf.network import BLACKHOLED_CLIENT, CLIENT, SILENT_CLIENT, Site
-from tests.bpf.packets import NOP, SACK, End, patched, usual, with_ip_options
+from tests.bpf.packets import NOP, SACK, End, usual, with_ip_options
 from tests.bpf.services import CLOSING, CUT, EMPTY, FIRST, HASHED, LOOPED, TOKEN, WEB, WITHOUT_HOP
 
 pytestmark = pytest.mark.root
@@ -153,10 +154,8 @@ OTHERS = {
     "a packet in the VIP's name": CONNECTION.at_client(CONNECTION.reply(FIRST, "A")),
     "one that has five bytes of the token": patched(CONNECTION.request("R"), {6: TOKEN[:5]}),
     "one whose target is the token": patched(CONNECTION.request("R"), {0: TOKEN}),
-    "UDP, even with the token": bytes(
-        Ether(dst=TOKEN.hex(":"), src=TOKEN.hex(":"))
-        / IP(src=str(CLIENT), dst=str(WEB.address))
-        / UDP(dport=80)
+    "a ping, even with the token": bytes(
+        Ether(dst=TOKEN.hex(":"), src=TOKEN.hex(":")) / IP(src=str(CLIENT), dst=str(WEB.address)) / ICMP()
     ),
     "ARP, even with the token": patched(bytes(64), {6: TOKEN, 12: b"\x08\x06"}),
     "53 bytes, even with the token": patched(CONNECTION.request("R"), {6: TOKEN})[:53],
