@@ -14,6 +14,7 @@ SOURCE_DIRECTORIES = ("bpf", "bench/decision")
 OBJECT_DIRECTORY = "src/poise/objects"
 FLAGS = (
     *("-O2", "-g", "-target", "bpf"),
+    "-fno-strict-aliasing",  # as the kernel: headers are read by words of several sizes
     "-mcpu=v3",  # atomics that return a value
     *("-Wall", "-Werror"),
     f"-I/usr/include/{platform.machine()}-linux-gnu",  # Debian keeps asm/types.h there
