@@ -5,7 +5,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from importlib.resources import as_file, files
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from typing import Any
 
 from poise.kernel.libbpf import Object
 from poise.kernel.maps import Map
@@ -117,8 +118,8 @@ class Balancer:
 
     def start_afresh(self) -> None:
         """Forget all handshakes, flows and fragments, and let the first server of each VIP be the next."""
-        handshakes, turns = self._map("handshakes"), self._map("turns")
-        handshakes.update([(row, {}) for row, _ in handshakes.nonzero()])
+        turns = self._map("turns")
+        self.forget_handshakes()
         turns.update([(row, 0) for row, _ in turns.nonzero()])
         for table in (self._map("flows"), self._map("fragments")):
             for key in [key for key, _ in table.items()]:  # noqa: PERF102  a map, not a dict
@@ -138,6 +139,25 @@ class Balancer:
         result = self._tc.test_run(frame)
         return TcVerdict(result.verdict), result.packet
 
+    def flows(self) -> dict[tuple[Address, int, int], int]:
+        """Return the server id of each flow that is remembered, by the client's end and the VIP's index."""
+        return {_flow(key): server for key, server in self._map("flows").items()}
+
+    def forget_flow(self, client: Address) -> None:
+        """Let a client's flows fall out of the table, as if newer ones had pushed them out."""
+        for key in [key for key, _ in self._map("flows").items() if _flow(key)[0] == client]:  # noqa: PERF102
+            self._map("flows").delete(key)
+
+    def forget_handshakes(self) -> None:
+        """Let newer handshakes have pushed out all that are remembered."""
+        handshakes = self._map("handshakes")
+        handshakes.update([(row, {}) for row, _ in handshakes.nonzero()])
+
+    def spend_flow_budget(self, second: int, *, left: int) -> None:
+        """Leave so many new flows to each CPU in that second of the monotonic clock."""
+        budgets = self._map("budgets")
+        budgets.set(1, [{"second": second, "used": FLOW_RATE - left} for _ in budgets.get(1)])
+
     def events(self) -> dict[str, int]:
         """Return how often each event happened, zeros left out."""
         counts = {self._events[key]: sum(cpus) for key, cpus in self._map("events").nonzero()}
@@ -153,3 +173,8 @@ class Balancer:
         """Leave so many copies of resets to each CPU in that second of the monotonic clock."""
         budgets = self._map("budgets")
         budgets.set(0, [{"second": second, "used": RESET_COPIES_PER_SECOND - left} for _ in budgets.get(0)])
+
+
+def _flow(key: dict[str, Any]) -> tuple[Address, int, int]:
+    address = IPv6Address(b"".join(word.to_bytes(4, "big") for word in key["client"]["word"]))
+    return address.ipv4_mapped or address, key["port"], key["vip"]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.bpf.balancer import Balancer, Direct
+from tests.bpf.changes import Operator
 from tests.bpf.network import DIRECT, DIRECT6, Site
 from tests.bpf.services import KEY, MODEL, hops
 
@@ -40,3 +41,13 @@ def balancer(site: Site, loaded: Balancer, servers_ifindex: int) -> Iterator[Bal
         loaded.fill(MODEL, hops(MODEL, servers_ifindex), KEY, direct)
         loaded.start_afresh()
         yield loaded
+
+
+@pytest.fixture
+def operator(balancer: Balancer, servers_ifindex: int) -> Iterator[Operator]:
+    """Somebody who changes the model, which is put back at the end."""
+    operator = Operator(balancer, servers_ifindex)
+    yield operator
+    operator.finish()
+    operator.lose()
+    operator.change(MODEL)
