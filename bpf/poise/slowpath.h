@@ -33,23 +33,24 @@ static __always_inline bool has_token(const struct ethhdr *eth, const struct set
 	return source[0] == token[0] && source[1] == token[1] && source[2] == token[2];
 }
 
-static __always_inline bool parse_skb(struct packet *packet, struct __sk_buff *skb, const int family)
+static __always_inline enum parsed parse_skb(struct packet *packet, struct __sk_buff *skb, const int family)
 {
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
 
-	return parse(packet, skb, IN_TC, data, end, family, sizeof(struct ethhdr)) == PARSED;
+	return parse(packet, skb, IN_TC, data, end, family, sizeof(struct ethhdr));
 }
 
 /* A packet to a client that is complete but for its Ethernet header: the kernel resolves the neighbour. */
-static __always_inline int send_through_neighbour(struct __sk_buff *skb, const struct packet *packet, const int family)
+static __always_inline int send_through_neighbour(struct __sk_buff *skb, const struct packet *packet,
+						  const int family, __be16 source, __be16 target)
 {
 	struct bpf_redir_neigh hop = { .nh_family = family };
 	struct bpf_fib_lookup route = {
 		.family = family,
 		.l4_protocol = packet->protocol,
-		.sport = packet->udp->source,
-		.dport = packet->udp->dest,
+		.sport = source,
+		.dport = target,
 		.ifindex = skb->ifindex,
 	};
 	long result;
@@ -87,7 +88,8 @@ static __always_inline int copy_to(struct __sk_buff *skb, const int family, __u3
 	if (!spend(BUDGET_RESET_COPIES, RESET_COPIES_PER_SECOND))
 		return with_event(EVENT_DROP_RESET_LIMIT, 0);
 	address = server_address(server, row, family);
-	if (!address || bpf_skb_pull_data(skb, 0) || !parse_skb(&packet, skb, family) || packet.protocol != IPPROTO_TCP)
+	if (!address || bpf_skb_pull_data(skb, 0) || parse_skb(&packet, skb, family) != PARSED ||
+	    packet.protocol != IPPROTO_TCP)
 		return with_event(EVENT_DROP_INTERNAL, 0);
 
 	unage(&packet, family);	/* all copies have the same age */
@@ -141,14 +143,18 @@ static __always_inline int send_to_all(struct __sk_buff *skb, const struct packe
 static __always_inline int finish(struct __sk_buff *skb, const int family)
 {
 	struct packet packet;
+	enum parsed parsed;
 	struct vip *vip;
 
-	if (!parse_skb(&packet, skb, family))
+	parsed = parse_skb(&packet, skb, family);
+	if (parsed == PARSED_LATER_FRAGMENT)
+		return send_through_neighbour(skb, &packet, family, 0, 0);
+	if (parsed != PARSED)
 		return TC_ACT_UNSPEC;
 	vip = find_vip(&packet, family);
 	if (vip && packet.protocol == IPPROTO_TCP)
 		return send_to_all(skb, &packet, vip, family);
-	return send_through_neighbour(skb, &packet, family);
+	return send_through_neighbour(skb, &packet, family, packet.udp->source, packet.udp->dest);
 }
 
 __attribute__((noinline)) int finish6(struct __sk_buff *skb)
