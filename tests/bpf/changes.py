@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Changes of what the balancer runs."""
 
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import replace
 
 from poise.servers import decide
 from poise.servers.decide import WantedServer
-from poise.servers.model import Address, Model, Server, Vip
+from poise.servers.model import Address, Link, Model, Server, Vip
 from poise.servers.tables import Write
 from tests.bpf.balancer import Balancer
 from tests.bpf.network import DIRECT, DIRECT6
@@ -20,6 +20,7 @@ class Operator:
         self.balancer = balancer
         self._ifindex = ifindex
         self._hopless: Collection[Address] = ()
+        self._links: Mapping[int, Link] = {}
         self.change(MODEL)
         balancer.start_afresh()
 
@@ -33,7 +34,7 @@ class Operator:
         self.model = model
         known = hops(model, self._ifindex)
         ways = {address: hop for address, hop in known.items() if address not in self._hopless}
-        self._steps = self.balancer.filling(model, ways, KEY, frozenset({DIRECT, DIRECT6}))
+        self._steps = self.balancer.filling(model, ways, KEY, frozenset({DIRECT, DIRECT6}), self._links)
         return self._steps
 
     def finish(self) -> None:
@@ -64,4 +65,9 @@ class Operator:
     def lose(self, *servers: Server) -> None:
         """Let there be no way to these servers."""
         self._hopless = {server.address for server in servers}
+        self.change(self.model)
+
+    def link(self, links: Mapping[int, Link]) -> None:
+        """Let interfaces of the routing table have tags."""
+        self._links = links
         self.change(self.model)

@@ -50,4 +50,5 @@ def operator(balancer: Balancer, servers_ifindex: int) -> Iterator[Operator]:
     yield operator
     operator.finish()
     operator.lose()
+    operator.link({})
     operator.change(MODEL)

@@ -26,7 +26,7 @@ from tests.bpf.network import (
     TO_LOOPED_CLIENT,
     UNREACHABLE_CLIENT6,
 )
-from tests.bpf.packets import NOP, WINDOW_SCALE, End, segment, timestamp, usual
+from tests.bpf.packets import NOP, WINDOW_SCALE, End, Fields, segment, timestamp, usual
 from tests.bpf.services import (
     CUT6,
     DRAINED6,
@@ -238,8 +238,8 @@ def test_hands_up_what_it_cannot_finish(balancer: Balancer, case: Case) -> None:
 def _reset(connection: Connection, *, seq: int | None = None, ack: int | None = None) -> bytes:
     macs, source = Macs(CLIENT_MAC, CLIENTS_MAC), end_of(connection.vip)
     flags = "R" if ack is None else "RA"
-    sums = {"seq": seq or 0, "ack": ack or 0}
-    return segment(macs, source, connection.client, flags, window=0, ttl=64, identification=0, **sums)
+    fields = Fields(seq=seq or 0, ack=ack or 0, window=0, ttl=64, identification=0)
+    return segment(macs, source, connection.client, flags, **fields)
 
 
 def _resets() -> Iterator[Case]:
