@@ -14,6 +14,7 @@ from poise.servers import tables
 from poise.servers.apply import carry_out
 from poise.servers.model import SERVER_IDS, Address, Hop, Link, Model
 from poise.servers.tables import Shape, Tables, Write
+from tests.bpf.packets import End
 from tests.bpf.services import TOKEN
 
 MAPS = (
@@ -117,10 +118,12 @@ class Balancer:
             self._present = wanted
 
     def start_afresh(self) -> None:
-        """Forget all handshakes, flows and fragments, and let the first server of each VIP be the next."""
+        """Forget handshakes, flows, fragments and what was spent; each VIP's first server is the next."""
         turns = self._map("turns")
         self.forget_handshakes()
         turns.update([(row, 0) for row, _ in turns.nonzero()])
+        budgets = self._map("budgets")
+        budgets.update([(row, [{} for _ in cpus]) for row, cpus in budgets.nonzero()])
         for table in (self._map("flows"), self._map("fragments")):
             for key in [key for key, _ in table.items()]:  # noqa: PERF102  a map, not a dict
                 table.delete(key)
@@ -143,10 +146,11 @@ class Balancer:
         """Return the server id of each flow that is remembered, by the client's end and the VIP's index."""
         return {_flow(key): server for key, server in self._map("flows").items()}
 
-    def forget_flow(self, client: Address) -> None:
+    def forget_flow(self, client: End) -> None:
         """Let a client's flows fall out of the table, as if newer ones had pushed them out."""
-        for key in [key for key, _ in self._map("flows").items() if _flow(key)[0] == client]:  # noqa: PERF102
-            self._map("flows").delete(key)
+        for key in [key for key, _ in self._map("flows").items()]:  # noqa: PERF102  a map, not a dict
+            if _flow(key)[:2] == (client.address, client.port):
+                self._map("flows").delete(key)
 
     def forget_handshakes(self) -> None:
         """Let newer handshakes have pushed out all that are remembered."""

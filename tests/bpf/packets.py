@@ -153,6 +153,11 @@ def transport_sum(frame: bytes, protocol: int, transport: int) -> int:
     return number or (0xFFFF if protocol == UDP_NUMBER else 0)
 
 
+def from_port(frame: bytes, port: int) -> bytes:
+    """Return the frame from another port, for floods: its checksum is wrong then."""
+    return patched(frame, {transport_of(frame)[1]: port.to_bytes(2, "big")})
+
+
 def without_sum(frame: bytes) -> bytes:
     """Return a frame of UDP that has no checksum: 0 (RFC 768)."""
     return patched(frame, {transport_of(frame)[1] + 6: bytes(2)})

@@ -11,7 +11,7 @@ from tests.bpf.changes import Operator
 from tests.bpf.connection import Connection
 from tests.bpf.headers import Macs, ip_offset, patched, transport_of, with_ip_length
 from tests.bpf.network import DIRECT_CLIENT, DIRECT_CLIENT6, TO_CLIENT, TO_GATEWAY
-from tests.bpf.packets import End, summed, target_of, without_sum
+from tests.bpf.packets import End, from_port, summed, target_of, without_sum
 from tests.bpf.services import FAMILIES, HASHED_NAMES, IPV4, Family, end_of, server_of
 
 pytestmark = pytest.mark.root
@@ -26,13 +26,6 @@ def _of(family: Family, port: int = 40000) -> Connection:
 
 def _picked(connection: Connection) -> Server:
     return connection.pick(connection.vip.servers[:2])
-
-
-def _unsummed(frame: bytes) -> bytes:
-    """A datagram whose checksum, once it is forwarded to its server, is 0 and so has to be written 0xffff."""
-    at = transport_of(frame)[1]
-    word = int.from_bytes(frame[at + 6 : at + 8], "big")
-    return summed(patched(frame, {at + 8: word.to_bytes(2, "big")}))
 
 
 def _to_servers(family: Family) -> Iterator[Case]:
@@ -247,10 +240,10 @@ def test_a_flood_is_still_balanced_by_hash(operator: Operator) -> None:
     """Beyond its budget no flow is remembered; where the hash leads they all still go."""
     balancer = operator.balancer
     before = balancer.events()
-    connections = [_of(IPV4, port) for port in range(1, 4 * FLOW_RATE)]
-    for connection in connections:
-        assert _goes_to(balancer, connection.datagram()) == end_of(_picked(connection))
+    packet, ports = _of(IPV4).datagram(), range(1, 8 * FLOW_RATE)
+    for port in ports:
+        assert _goes_to(balancer, from_port(packet, port)) == end_of(_picked(_of(IPV4, port)))
     counts = {name: count - before.get(name, 0) for name, count in balancer.events().items()}
-    assert counts["flow_limit"] + counts["flow_remembered"] == len(connections)
+    assert counts["flow_limit"] + counts["flow_remembered"] == len(ports)
     assert counts["flow_limit"] > 0
-    assert len(list(balancer.flows())) == counts["flow_remembered"]
+    assert len(balancer.flows()) == counts["flow_remembered"]
