@@ -94,8 +94,8 @@ class Site(Lab):
     def footprint(self) -> list[str]:
         """All that poise could have changed on the machine: settings, programs, tables, kept neighbours."""
         commands = (
-            r"sysctl --all --pattern '^net\.ipv4\.(conf|neigh|ip_forward)'; "
-            "ip -oneline -4 address; ip -oneline link; ip -details neighbour show nud all; "
+            r"sysctl --all --pattern '^net\.ipv[46]\.(conf|neigh|ip_forward)'; "
+            "ip -oneline address; ip -oneline link; ip -details neighbour show nud all; "
             "for name in eth0 eth1; do "
             "ethtool -k $name; tc qdisc show dev $name; tc filter show dev $name ingress; "
             "done"

@@ -53,6 +53,9 @@ def test_version() -> None:
         ("servers", "add", "10.0.0.1"),
         ("servers", "add", "web1:80"),
         ("servers", "add", "10.0.0.1:+80"),
+        ("servers", "add", "2001:db8::1"),
+        ("servers", "add", "[2001:db8::1]"),
+        ("servers", "add", "10.0.0.1:80", "--weight", "0"),
         ("servers", "list", "-o", "yaml"),
         ("bench", "decision", "--flows", "1,many"),
         ("bench", "decision", "--flows", "0"),
@@ -146,9 +149,10 @@ def test_failure_of_the_daemon(tmp_path: Path) -> None:
 def test_list() -> None:
     """A list has one line a server under the names of its columns, however narrow the screen would be."""
     header, *rows = poise("servers", "list").stdout.splitlines()
-    assert header.split()[:7] == ["vip", "name", "address", "port", "id", "state", "reachable"]
+    columns = ["vip", "name", "address", "port", "id", "weight", "state", "reachable"]
+    assert header.split()[:8] == columns
     assert len(rows) == 50
-    assert rows[6].split() == ["web", "web7", "10.0.0.7", "8080", "6", "ready", "yes", "0", "0", "0"]
+    assert rows[6].split() == ["web", "web7", "10.0.0.7", "8080", "6", "1", "ready", "yes", "0", "0", "0"]
 
 
 def test_list_for_programs(running: ListController) -> None:
@@ -160,16 +164,19 @@ def test_changes(running: ListController) -> None:
     """Each change tells in a sentence what it did, and reaches the running poise."""
     told = [
         poise("servers", "add", "10.0.1.1:8080", "--name", "new", "--vip", "shop"),
+        poise("servers", "add", "[2001:DB8::1]:8080", "--weight", "9"),
         poise("servers", "drain", "new"),
         poise("servers", "remove", "new", "--vip", "shop"),
         poise("servers", "remove", "new", "--now"),
     ]
     assert [done.stdout for done in told] == [
         "new (10.0.1.1:8080) gets new connections of VIP shop\n",
+        "[2001:db8::1]:8080 ([2001:db8::1]:8080) gets new connections of VIP web\n",
         "new gets no new connections of VIP shop, those it has go on\n",
         "new is removed from VIP shop, connections it still has go on\n",
         "new is removed from VIP shop, and its connections are cut\n",
     ]
+    assert running.rows.pop()["weight"] == 9
     assert running.rows.pop()["state"] == "cut"
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import tempfile
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -84,11 +84,13 @@ def test_minimal_example_is_short() -> None:
 def test_values() -> None:
     """Values are read as written, and what is not written has its default."""
     config = load(EXAMPLES / "two-interfaces.yaml")
-    assert config.interfaces == ["eth0", "eth1"]
-    assert config.direct == [IPv4Network("10.9.0.0/16")]
+    assert config.interface_names == ["eth0", "eth1"]
+    assert config.direct == [IPv4Network("10.9.0.0/16"), IPv6Network("2001:db8:9::/48")]
     assert config.id_rest == 24 * 3600
-    assert [vip.name for vip in config.vips] == ["web", "web-tls"]
+    assert [vip.name for vip in config.vips] == ["web", "web-tls", "web-quic", "web6"]
     assert config.vips[0].servers[1].address == IPv4Address("10.0.0.2")
+    assert [server.weight for server in config.vips[0].servers] == [1, 2]
+    assert config.vips[3].address == IPv6Address("2001:db8::10")
     minimal = load(EXAMPLES / "minimal.yaml")
     assert minimal.vips[0].name == "192.0.2.10:80"
     assert minimal == Config(interfaces=minimal.interfaces, vips=minimal.vips)
@@ -104,6 +106,18 @@ def test_durations(tmp_path: Path, written: str, seconds: int) -> None:
     assert load(file).id_rest == seconds
 
 
+def test_interfaces_with_tags(tmp_path: Path) -> None:
+    """An interface is its name alone, or a name with the tags of its frames."""
+    file = tmp_path / "poise.yaml"
+    text = MINIMAL.replace("[eth0, eth1]", "[eth0, {name: eth1, vlans: [100, 10]}]")
+    file.write_text(text)
+    config = load(file)
+    assert [(interface.name, interface.vlans) for interface in config.interfaces] == [
+        ("eth0", []),
+        ("eth1", [100, 10]),
+    ]
+
+
 def test_line_endings_and_mark(tmp_path: Path) -> None:
     """A file saved by an editor of another system is read all the same."""
     file = tmp_path / "poise.yaml"
@@ -115,6 +129,7 @@ def test_models_in_python() -> None:
     """Models made in Python name themselves, cannot be changed, and check their values, too."""
     server = ServerConfig(address=IPv4Address("10.0.0.1"), port=80)
     assert server.name == "10.0.0.1:80"
+    assert ServerConfig(address=IPv6Address("2001:DB8::1"), port=80).name == "[2001:db8::1]:80"
     with pytest.raises(ValidationError, match="frozen"):
         server.port = 81  # type: ignore[misc]  # that is what must fail
     with pytest.raises(ValidationError, match="multicast"):

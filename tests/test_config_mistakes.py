@@ -94,11 +94,41 @@ vips:
       - {address: 10.0.0.01, port: 80}  # ! without leading zeros
       - {address: 10.0.0.1/24, port: 80}  # ! leave out the prefix length
       - {address: "10.0.0.1:80", port: 80}  # ! write the port apart, as `port: 80`
-      - {address: "2001:db8::1", port: 80}  # ! IPv6
       - {address: web1.example, port: 80}  # ! host names are not looked up
       - {address: 10.1, port: 80}  # ! 10.1 is a number in YAML
       - {address: 167772161, port: 80}  # ! is a number, not text
       - {address: ~, port: 80}  # ! address has no value
+""",
+    "IPv6 addresses": """
+interfaces: [eth0]
+vips:
+  - address: ff02::1  # ! a multicast address
+    port: 80
+    servers:
+      - {address: "::1", port: 80}  # ! a loopback address
+      - {address: "::", port: 80}  # ! the unspecified address
+      - {address: fe80::1, port: 80}  # ! a link-local address
+      - {address: "::ffff:10.0.0.1", port: 80}  # ! an IPv4-mapped address
+      - {address: 2001:db8::1/64, port: 80}  # ! leave out the prefix length
+      - {address: "[2001:db8::1]:80", port: 80}  # ! write the port apart, as `port: 80`
+      - {address: "[2001:db8::1]", port: 80}  # ! leave out the brackets
+      - {address: 2001:db8::1::2, port: 80}  # ! write groups of hexadecimal digits
+      - {address: "2001:db8::1%eth0", port: 80}  # ! leave out the %
+      - {address: 2001:10:0:5:1:2:3:4, port: 80}  # ! is a number in YAML
+""",
+    "two families in a VIP": """
+interfaces: [eth0]
+vips:
+  - address: 2001:db8::1
+    port: 80
+    servers:
+      - {address: 2001:db8::2, port: 80}
+      - {address: 10.0.0.1, port: 80}  # ! is IPv4, but its VIP on line 4 is IPv6
+  - address: 192.0.2.1
+    port: 80
+    servers:
+      - address: 2001:db8::3  # ! write the server's IPv4 address
+        port: 80
 """,
     "names": """
 interfaces: [eth0]
@@ -121,6 +151,13 @@ interfaces:
   - eth0/1  # ! cannot exist
   - 7  # ! put it in quotes
   - eth0  # ! interface "eth0" is already on line 3
+  - {name: eth0, vlans: [10]}  # ! interface "eth0" is already on line 3
+  - {name: eth1, vlans: [100, 10]}
+  - {name: eth2, vlan: 10}  # ! an interface has no key "vlan": did you mean "vlans"?
+  - {vlans: []}  # ! an interface has no "name"
+  - {name: eth3, vlans: [0, 4095]}  # ! VLAN id 0 is out of range ! VLAN id 4095 is out of range
+  - {name: eth4, vlans: [1, 2, 3]}  # ! 3 VLAN tags of a frame are too many: write at most 2
+  - {name: eth5, vlans: 10}  # ! "vlans" must be a list, not 10
 vips: [{address: 192.0.2.1, port: 80, servers: []}]
 """,
     "choices": """
@@ -129,8 +166,10 @@ xdp_mode: fast  # ! xdp_mode "fast" is unknown: write "auto", "native" or "gener
 vips:
   - address: 192.0.2.1
     port: 80
-    protocol: udp  # ! protocol "udp" is unknown: write "tcp"
+    protocol: sctp  # ! protocol "sctp" is unknown: write "tcp", "udp" or "quic"
     policy: yes  # ! policy yes is unknown: write "round-robin" or "hash"
+    mode: full  # ! mode "full" is unknown: write "stateless" or "stateful"
+    timestamp_layout: top  # ! timestamp_layout "top" is unknown: write "low", "msb" or "lsb"
     servers: []
 """,
     "numbers and paths of the whole": """
@@ -138,6 +177,9 @@ interfaces: [eth0]
 vips: [{address: 192.0.2.1, port: 80, servers: []}]
 id_rest: 1w  # ! duration "1w" is not understood
 handshake_rows: 5000  # ! write 4096 or 8192
+connection_rows: 100  # ! connection_rows 100 is not a power of two: write 64 or 128
+flow_rows: 10  # ! flow_rows 10 is out of range
+flow_rate: 0  # ! flow_rate 0 is out of range
 socket: poise.sock  # ! socket "poise.sock" is not an absolute path
 state_directory: ~  # ! state_directory has no value
 pin_directory: off  # ! pin_directory off is a truth value
@@ -189,6 +231,77 @@ vips:
     servers:
       - {name: x, address: 10.0.0.1, port: 80}  # ! for another VIP
 """,
+    "protocols tell VIPs and servers apart, but not QUIC from UDP": """
+interfaces: [eth0]
+vips:
+  - {address: 192.0.2.1, port: 443, name: web, servers: [{address: 10.0.0.1, port: 443}]}
+  - address: 192.0.2.1
+    port: 443
+    name: quic
+    protocol: quic
+    servers: [{address: 10.0.0.1, port: 443}, {address: 192.0.2.1, port: 80}]
+  - address: 192.0.2.1  # ! VIP 192.0.2.1:443 is already on line 5
+    port: 443
+    name: other
+    protocol: udp
+    servers:
+      - {address: 10.0.0.1, port: 443}  # ! server 10.0.0.1:443 is already on line 9 for another VIP
+  - {address: 192.0.2.1, port: 80, servers: []}
+""",
+    "keys of other protocols and modes": """
+interfaces: [eth0]
+vips:
+  - address: 192.0.2.1
+    port: 80
+    protocol: udp
+    mode: stateful  # ! mode is not for protocol udp: leave it out, or write `protocol: tcp`
+    timestamp_layout: msb  # ! timestamp_layout is not for protocol udp
+    quic_ids: [{config: 0}]  # ! quic_ids is not for protocol udp: leave it out, or write `protocol: quic`
+    servers: []
+  - address: 192.0.2.1
+    port: 81
+    mode: stateful  # ! mode stateful does not go with policy hash
+    policy: hash
+    servers: []
+  - address: 192.0.2.1
+    port: 82
+    mode: stateful
+    timestamp_layout: msb  # ! timestamp_layout "msb" does not go with mode stateful
+    servers: []
+  - address: 192.0.2.1
+    port: 83
+    policy: hash
+    timestamp_layout: lsb  # ! timestamp_layout "lsb" does not go with policy hash
+    servers: []
+""",
+    "QUIC ids": """
+interfaces: [eth0]
+vips:
+  - address: 192.0.2.1
+    port: 443
+    protocol: quic
+    servers: []
+    quic_ids:
+      - {config: 0, server_id_length: 15, nonce_length: 4}
+      - {config: 0}  # ! config 0 is already on line 9
+      - {config: 7}  # ! config 7 is out of range: write a whole number from 0 to 6
+      - {config: 1, server_id_length: 16, nonce_length: 3}  # ! server_id_length 16 ! nonce_length 3
+      - {config: 2, server_id_length: 4, nonce_length: 16}  # ! more than 19 bytes together
+      - {config: 3, key_file: key}  # ! key_file "key" is not an absolute path
+      - {nonce_length: 8, keyfile: x}  # ! has no "config" ! no key "keyfile": did you mean "key_file"?
+      - {config: 6}  # ! 8 kinds of connection ids are too many: write at most 7
+  - {address: 192.0.2.1, port: 444, protocol: quic, servers: [], quic_ids: []}  # ! "quic_ids" is empty
+""",
+    "weights": """
+interfaces: [eth0]
+vips:
+  - address: 192.0.2.1
+    port: 80
+    weight: 2  # ! a VIP has no key "weight": it belongs to a server
+    servers:
+      - {address: 10.0.0.1, port: 80, weight: 0}  # ! weight 0 is out of range
+      - {address: 10.0.0.2, port: 80, weight: 101}  # ! weight 101 is out of range
+""",
     "a server that is a VIP": """
 interfaces: [eth0]
 vips:
@@ -202,16 +315,19 @@ vips:
 """,
     "a VIP in a direct prefix": """
 interfaces: [eth0]
-direct: [10.0.0.0/8, 192.0.2.0/24]
+direct: [10.0.0.0/8, 192.0.2.0/24, "2001:db8::/32"]
 vips:
   - {address: 192.0.2.1, port: 80, servers: []}  # ! in the direct prefix 192.0.2.0/24 of line 3
+  - {address: "2001:db8::1", port: 80, servers: []}  # ! in the direct prefix 2001:db8::/32 of line 3
 """,
     "direct prefixes": """
 interfaces: [eth0]
 direct:
   - 10.0.0.1/8  # ! write 10.0.0.0/8
-  - 10.0.0.0/33  # ! not an IPv4 prefix
-  - intranet  # ! not an IPv4 prefix
+  - 10.0.0.0/33  # ! not an IP prefix
+  - intranet  # ! not an IP prefix
+  - 2001:db8::1/32  # ! write 2001:db8::/32
+  - 2001:db8::/129  # ! not an IP prefix
 vips: [{address: 192.0.2.1, port: 80, servers: []}]
 """,
     "a bad value hides no other": """

@@ -81,6 +81,27 @@ def test_addresses_and_forwarding_go_before_the_programs(undone: list[str]) -> N
     assert steps == sorted(steps)
 
 
+def test_what_a_vip_of_ipv6_takes_is_undone(site: Site) -> None:
+    """With a VIP of IPv6 the machine has it and routes for it, and is as before after `poise down`."""
+    for interface in ("lo", "eth0", "eth1"):
+        for key in ("accept_dad", "disable_ipv6"):
+            site.here.sysctl({f"net.ipv6.conf.{interface}.{key}": 0})
+    site.here.ip("address add 2001:db8:1::1/64 dev eth0", "address add 2001:db8:2::1/64 dev eth1")
+    site.server.sysctl({f"net.ipv6.conf.eth0.{key}": 0 for key in ("accept_dad", "disable_ipv6")})
+    site.server.ip("address add 2001:db8:2::2/64 dev eth0")
+    before = site.footprint()
+    server = {"address": "2001:db8:2::2", "port": 80}
+    site.configure({"address": "2001:db8:1::10", "port": 80, "protocol": "udp", "servers": [server]})
+    balancer = site.running()
+    found = "\n".join(site.footprint())
+    assert "2001:db8:1::10/128" in found
+    assert "net.ipv6.conf.eth1.forwarding = 1" in found
+    assert "2001:db8:2::2 dev eth1 " in found
+    balancer.stop()
+    assert site.poise("down").returncode == 0
+    assert site.footprint() == before
+
+
 def test_without_host_setup_only_the_clsact_is_made(untouched: Site) -> None:
     """With --no-host-setup poise attaches, tells what is not set up, and changes nothing else."""
     site = untouched
@@ -234,7 +255,7 @@ def test_tables_of_another_size_are_not_taken_over(site: Site) -> None:
     before = site.footprint()
     site.configure(handshake_rows=2048)
     sentence = site.refusal()
-    assert sentence.startswith(f"the tables pinned in {site.pins} do not fit: handshake_rows was changed")
+    assert sentence.startswith(f"the tables pinned in {site.pins} do not fit: the number of rows was changed")
     assert site.footprint() == before
     site.poise("down")
     site.running()

@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from poise.api.server import application
 from poise.cli import app
-from poise.config.model import Config, ServerConfig, VipConfig
+from poise.config.model import Config, InterfaceConfig, QuicIdsConfig, ServerConfig, VipConfig
 from tests.api.serving import ListController
 
 ROOT = Path(__file__).parent.parent
@@ -151,6 +151,8 @@ def test_counters_that_other_pages_name() -> None:
         ("The whole", Config, {"interfaces": ["eth0"], "vips": [_VIP]}),
         ("A VIP", VipConfig, _VIP),
         ("A server", ServerConfig, _SERVER),
+        ("An interface", InterfaceConfig, {"name": "eth0"}),
+        ("An item of quic_ids", QuicIdsConfig, {"config": 0}),
     ],
 )
 def test_every_key_is_explained(heading: str, model: type[BaseModel], least: dict[str, Any]) -> None:
@@ -160,6 +162,9 @@ def test_every_key_is_explained(heading: str, model: type[BaseModel], least: dic
     assert {key for key, default in documented.items() if default == "required"} == set(least)
     absent = model.model_validate(least)
     for key in documented.keys() - least.keys():
+        if documented[key] == "none":
+            assert getattr(absent, key) is None
+            continue
         default = documented[key].strip("`")
         if key == "name":
             default = default.replace("ADDRESS", least["address"]).replace("PORT", str(least["port"]))

@@ -8,22 +8,32 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/tcp.h>
+#include <linux/udp.h>
 #include <bpf/bpf_endian.h>
 #include "poise/contract.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define CLIENTS 0x0b000000	/* 11.0.0.0, in nobody's use here */
+#define CLIENTS6 0x20010db8	/* 2001:db8::/32, for documentation (RFC 3849) */
 #define FIRST_PORT 1024
 #define PORTS_PER_CLIENT 32	/* flows of one client address */
 #define TTL 64
-#define MAGLEV_ROWS 65537
+#define MAGLEV_TABLE_ROWS 65537
+#define QUIC_SHORT_HEADER 0x40
+#define QUIC_ID_LENGTH 8	/* after its first byte, in which this and the codepoint 0 stand */
+#define ESTABLISHED_MARK 0x200	/* COOKIE_MARK */
 
 enum traffic_kind {
 	KIND_ESTABLISHED,
 	KIND_SYN,
 	KIND_RETURN,
+	KIND_ESTABLISHED_IPV6,
+	KIND_NO_TIMESTAMP,
+	KIND_UDP,
+	KIND_QUIC,
 };
 
 struct draw {
@@ -33,6 +43,7 @@ struct draw {
 	__be32 first_server;
 	__be16 vip_port;
 	__be16 server_port;
+	struct address vip6;
 };
 
 struct {
@@ -51,7 +62,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAGLEV_ROWS);
+	__uint(max_entries, MAGLEV_TABLE_ROWS);
 	__type(key, __u32);
 	__type(value, __u32);
 } maglev_table SEC(".maps");
@@ -77,6 +88,12 @@ struct headers {
 	__be32 options[3];		/* NOP, NOP, timestamp */
 };
 
+struct headers6 {
+	struct ipv6hdr ip;
+	struct tcphdr tcp;
+	__be32 options[3];
+};
+
 /*
  * The packet behind its Ethernet header. Members are written and read whole: a load that spans
  * several narrower stores has to wait for them, which no packet from a network makes it do.
@@ -88,6 +105,23 @@ static __always_inline struct headers *headers_of(struct xdp_md *ctx)
 	return (void *)(headers + 1) <= (void *)(long)ctx->data_end ? headers : NULL;
 }
 
+/* Source and target stand there already; only the client's end changes from packet to packet. */
+static __always_inline bool next_ipv6(struct xdp_md *ctx, const struct draw *draw, __u32 flow, __u32 random)
+{
+	struct headers6 *headers = (void *)(long)ctx->data + sizeof(struct ethhdr);
+
+	if ((void *)(headers + 1) > (void *)(long)ctx->data_end)
+		return false;
+	*(__be16 *)&headers->ip.nexthdr = bpf_htons(IPPROTO_TCP << 8 | TTL);
+	headers->ip.saddr.s6_addr32[0] = bpf_htonl(CLIENTS6);
+	headers->ip.saddr.s6_addr32[3] = bpf_htonl(flow / PORTS_PER_CLIENT);
+	*(struct address *)&headers->ip.daddr = draw->vip6;
+	headers->tcp.source = bpf_htons(FIRST_PORT + flow % PORTS_PER_CLIENT);
+	headers->tcp.dest = draw->vip_port;
+	headers->options[2] = random | bpf_htonl(ESTABLISHED_MARK);
+	return true;
+}
+
 SEC("xdp")
 int generate(struct xdp_md *ctx)
 {
@@ -96,14 +130,20 @@ int generate(struct xdp_md *ctx)
 	struct draw *draw = bpf_map_lookup_elem(&draws, &only);
 	__be32 client;
 	__be16 client_port;
-	__u32 flow;
+	__u32 flow, protocol;
 
 	if (!headers || !draw)
 		return XDP_ABORTED;
 	flow = (__u64)random * draw->flows >> 32;
+	if (draw->kind == KIND_ESTABLISHED_IPV6) {
+		if (next_ipv6(ctx, draw, flow, random))
+			bpf_tail_call(ctx, &under_test, 0);
+		return XDP_ABORTED;
+	}
 	client = bpf_htonl(CLIENTS + flow / PORTS_PER_CLIENT);
 	client_port = bpf_htons(FIRST_PORT + flow % PORTS_PER_CLIENT);
-	*(__be16 *)&headers->ip.ttl = bpf_htons(TTL << 8 | IPPROTO_TCP);
+	protocol = draw->kind == KIND_UDP || draw->kind == KIND_QUIC ? IPPROTO_UDP : IPPROTO_TCP;
+	*(__be16 *)&headers->ip.ttl = bpf_htons(TTL << 8 | protocol);
 	if (draw->kind == KIND_RETURN) {
 		headers->ip.saddr = bpf_htonl(bpf_ntohl(draw->first_server) + flow % SERVER_IDS);
 		headers->tcp.source = draw->server_port;
@@ -117,8 +157,12 @@ int generate(struct xdp_md *ctx)
 		/* A new connection each: SYNs of one flow would be retransmissions. */
 		if (draw->kind == KIND_SYN)
 			headers->tcp.seq = random;
-		/* Any cookie names a server, all ids being in use; the mark says "established". */
-		headers->options[2] = random | bpf_htonl(0x200);
+		/* Any cookie names a server, all ids being in use. */
+		if (draw->kind == KIND_ESTABLISHED || draw->kind == KIND_SYN)
+			headers->options[2] = random | bpf_htonl(ESTABLISHED_MARK);
+		/* A short header, then the connection id: length, server id of two bytes, nonce. */
+		if (draw->kind == KIND_QUIC)
+			headers->tcp.ack_seq = bpf_htonl(QUIC_SHORT_HEADER << 24 | QUIC_ID_LENGTH << 16 | random % SERVER_IDS);
 	}
 	bpf_tail_call(ctx, &under_test, 0);
 	return XDP_ABORTED;
@@ -146,7 +190,7 @@ int maglev(struct xdp_md *ctx)
 	if (!headers)
 		return XDP_ABORTED;
 	row = mix(headers->ip.saddr, headers->ip.daddr,
-		  (__u32)headers->tcp.source << 16 | headers->tcp.dest) % MAGLEV_ROWS;
+		  (__u32)headers->tcp.source << 16 | headers->tcp.dest) % MAGLEV_TABLE_ROWS;
 	server = bpf_map_lookup_elem(&maglev_table, &row);
 	if (!server)
 		return XDP_ABORTED;

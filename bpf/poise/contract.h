@@ -26,9 +26,12 @@ enum limits {
 	HANDSHAKE_WAYS = 3,
 	DEFAULT_FLOW_ROWS = 131072,
 	FRAGMENT_ROWS = 4096,
+	QUIC_CODEPOINTS = 8,	/* rows of quic_configs and quic_ciphers per VIP */
 	/* Copies of resets without timestamp that each CPU may send per second, see slowpath.h. */
 	RESET_COPIES_PER_SECOND = 20000,
 };
+
+#define NO_SERVER (-1)		/* in place of a server id */
 
 /* An IPv6 address; where both kinds share a table, an IPv4 address is ::ffff:a.b.c.d (RFC 4291). */
 struct address {
@@ -164,6 +167,29 @@ enum handshake_flags {
 	HANDSHAKE_USED = 1,
 	HANDSHAKE_ANSWERED = 2,	/* first_tsval and last_tsval are set */
 	HANDSHAKE_PLAIN = 4,	/* without timestamps: to be remembered as a flow */
+};
+
+/* How a server id stands in a QUIC connection id: draft-ietf-quic-load-balancers, section 5. */
+enum quic_algorithm {
+	QUIC_UNROUTABLE = 0,	/* no configuration under this codepoint */
+	QUIC_PLAINTEXT = 1,
+	QUIC_SINGLE_PASS = 2,	/* one AES block: the two lengths sum to 16 */
+	QUIC_FOUR_PASS = 3,	/* a Feistel network of four rounds of AES */
+};
+
+/* What a codepoint of the three config-rotation bits means at a VIP; lengths in bytes. */
+struct quic_config {
+	enum quic_algorithm algorithm;
+	__u8 server_id_length;
+	__u8 nonce_length;
+	__u16 zero;
+};
+
+/* What the program quic_set_key takes: the AES-128 key for a row of quic_configs. */
+struct quic_key {
+	__u32 row;
+	__u32 remove;		/* whether to forget the row's key instead */
+	__u8 key[16];
 };
 
 struct traffic {

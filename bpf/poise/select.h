@@ -12,8 +12,6 @@ struct {
 	__type(value, __u32);
 } turns SEC(".maps");
 
-#define NO_SERVER (-1)
-
 static __always_inline int pool_at(const struct pool *pool, __u32 at)
 {
 	return pool->ids[at & (SERVER_IDS - 1)];

@@ -5,6 +5,7 @@
 #include "cookie.h"
 #include "flows.h"
 #include "fragments.h"
+#include "quic.h"
 #include "reply.h"
 #include "rewrite.h"
 #include "select.h"
@@ -40,6 +41,17 @@ static __always_inline int follow_flow(const struct packet *packet, const int fa
 	return id;
 }
 
+/* The server that a QUIC packet names, if it still gets packets; a new one names any or none. */
+static __always_inline int follow_connection_id(const struct packet *packet, const struct vip *vip)
+{
+	int id;
+
+	if (!(vip->flags & VIP_IS_QUIC))
+		return NO_SERVER;
+	id = quic_server(packet->udp + 1, packet->end, vip->index);
+	return id != NO_SERVER && keeps_flows(vip, id) ? id : NO_SERVER;
+}
+
 static __always_inline bool udp_fits(const struct packet *packet, const int family)
 {
 	__u32 before = packet->transport - (void *)packet->ip;
@@ -62,7 +74,9 @@ static __always_inline int udp_to_server(struct xdp_md *ctx, struct packet *pack
 	if (hop_limit(packet, family) <= 1)
 		return with_event(EVENT_DROP_TTL_EXPIRED, XDP_DROP);
 
-	id = follow_flow(packet, family, vip, hash_from(vip, packet, family), &is_new);
+	id = follow_connection_id(packet, vip);
+	if (id == NO_SERVER)
+		id = follow_flow(packet, family, vip, hash_from(vip, packet, family), &is_new);
 	if (id == NO_SERVER)
 		return with_event(EVENT_DROP_NO_SERVER, XDP_DROP);
 	server_at = server_row(vip->index, id);

@@ -6,7 +6,7 @@ import os
 import sys
 from functools import partial
 from importlib import import_module
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -14,6 +14,7 @@ import typer
 
 from poise.api import DEFAULT_SOCKET
 from poise.cli_output import OutputOption, print_json, print_table
+from poise.endpoints import read_end, write_end
 from poise.errors import PoiseError
 
 _SERVER_COLUMNS: Final = (
@@ -22,6 +23,7 @@ _SERVER_COLUMNS: Final = (
     "address",
     "port",
     "id",
+    "weight",
     "state",
     "reachable",
     "connections",
@@ -29,7 +31,7 @@ _SERVER_COLUMNS: Final = (
     "bytes",
 )
 _STATES: Final = {
-    "ready": "{name} ({address}:{port}) gets new connections of VIP {vip}",
+    "ready": "{name} ({end}) gets new connections of VIP {vip}",
     "drain": "{name} gets no new connections of VIP {vip}, those it has go on",
     "removed": "{name} is removed from VIP {vip}, connections it still has go on",
     "cut": "{name} is removed from VIP {vip}, and its connections are cut",
@@ -188,9 +190,14 @@ def list_servers(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = "
 
 
 @servers.command()
-def add(
-    endpoint: Annotated[str, typer.Argument(metavar="ADDRESS:PORT", help="Where the server listens.")],
+def add(  # noqa: PLR0917  # typer takes each option as an argument
+    endpoint: Annotated[
+        str, typer.Argument(metavar="ADDRESS:PORT", help="Where the server listens; of IPv6, [ADDRESS]:PORT.")
+    ],
     name: Annotated[str | None, typer.Option(help="Its name, ADDRESS:PORT unless given.")] = None,
+    weight: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Its share of what is placed by hash, 1 unless given.")
+    ] = None,
     vip: VipOption = None,
     socket: SocketOption = DEFAULT_SOCKET,
     output: OutputOption = "text",
@@ -198,8 +205,12 @@ def add(
     """Let a server, new or drained, take new connections."""
     from poise.api.client import Client
 
-    address, port = _endpoint(endpoint)
-    _print_server(Client(socket).add(address, port, name=name, vip=vip), output)
+    try:
+        address, port = read_end(endpoint)
+    except ValueError:
+        message = f"{endpoint} is not ADDRESS:PORT, like 10.0.0.1:8080 or [2001:db8::1]:8080"
+        raise typer.BadParameter(message, param_hint="ADDRESS:PORT") from None
+    _print_server(Client(socket).add(address, port, name=name, vip=vip, weight=weight), output)
 
 
 @servers.command()
@@ -250,22 +261,12 @@ def decision(
         print_table(("program", "flows", "ns"), rows)
 
 
-def _endpoint(text: str) -> tuple[IPv4Address, int]:
-    address, _, port = text.rpartition(":")
-    try:
-        if port.isascii() and port.isdecimal():
-            return IPv4Address(address), int(port)
-    except AddressValueError:
-        pass
-    message = f"{text} is not ADDRESS:PORT, like 10.0.0.1:8080"
-    raise typer.BadParameter(message, param_hint="ADDRESS:PORT")
-
-
 def _print_server(server: dict[str, Any], output: str) -> None:
     if output == "json":
         print_json(server)
     else:
-        typer.echo(_STATES[server["state"]].format(**server))
+        end = write_end(ip_address(server["address"]), server["port"])
+        typer.echo(_STATES[server["state"]].format(**server, end=end))
 
 
 def _count(number: int, what: str) -> str:

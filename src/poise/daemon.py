@@ -113,15 +113,17 @@ def _start(config: Config, *, set_up_host: bool) -> Controller:
     lacks = features.missing()
     if lacks:
         raise PoiseError("\n".join(lacks))
-    interfaces = [netlink.interface(name) for name in config.interfaces]
+    interfaces = [netlink.interface(each.name) for each in config.interfaces]
+    tags = {found.index: tuple(each.vlans) for found, each in zip(interfaces, config.interfaces, strict=True)}
     directory = config.state_directory
     key = state.load_key(directory / _KEY)
     token = state.load_key(directory / _SLOW_PATH_KEY)
-    modes: dict[str, str] = dict.fromkeys(config.interfaces, config.xdp_mode)
+    modes: dict[str, str] = dict.fromkeys(config.interface_names, config.xdp_mode)
     _set_up(config, modes, everything=set_up_host, later=_WHILE_ATTACHED)
 
-    plane = apply.DataPlane(config.pin_directory, apply.Limits(config.handshake_rows), token[:6])
-    controller = Controller(config, directory / _MODEL, key, plane, [each.index for each in interfaces])
+    limits = apply.Limits(config.handshake_rows, config.flow_rows, config.flow_rate)
+    plane = apply.DataPlane(config.pin_directory, limits, token[:6])
+    controller = Controller(config, directory / _MODEL, key, plane, tags)
     # At a first start the tables are still empty: a request that came in by one interface while its
     # answer leaves by another one that is not attached yet would be answered in the server's name.
     for interface in interfaces:
@@ -130,7 +132,7 @@ def _start(config: Config, *, set_up_host: bool) -> Controller:
             _log.warning("no native XDP", interface=interface.name, reason=fallback)
         _log.info("attached", interface=interface.name, mode=mode, adopted=plane.adopted)
         modes[interface.name] = mode
-    controller.refresh()
+    controller.begin()
 
     _set_up(config, modes, everything=set_up_host, later=(host.Address,))
     _resolve(controller)
@@ -138,7 +140,7 @@ def _start(config: Config, *, set_up_host: bool) -> Controller:
     if not set_up_host:
         for sentence in host.check(settings):
             _log.warning("host not set up", fault=sentence)
-    for sentence in _take_back(config, but=(config.interfaces, settings)):
+    for sentence in _take_back(config, but=(config.interface_names, settings)):
         _log.info("no longer wanted", change=sentence)
     return controller
 
@@ -168,7 +170,7 @@ def _set_up(
 
 async def _run(tasks: TaskGroup, config: Config, controller: Controller) -> None:
     tasks.start_soon(_follow_changes, controller)
-    tasks.start_soon(_refresh_neighbours, config)
+    tasks.start_soon(_refresh_neighbours, controller)
     _log.info("up", socket=str(config.socket), servers=len(controller.list()))
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
@@ -197,12 +199,11 @@ async def _follow_changes(controller: Controller) -> None:
             controller.refresh()
 
 
-async def _refresh_neighbours(config: Config) -> None:
+async def _refresh_neighbours(controller: Controller) -> None:
     """Have stale neighbours checked: packets that XDP redirects do not count as use of an entry."""
     while True:
         await anyio.sleep(REFRESH)
-        indices = (netlink.interface_index(name) for name in config.interfaces)
-        neighbours.refresh_stale([index for index in indices if index is not None])
+        neighbours.refresh_stale(controller.holders_of_neighbours())
 
 
 def _undo(config: Config) -> list[str]:

@@ -4,13 +4,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from anyio.from_thread import start_blocking_portal
 
 from poise.api.client import Client
 from poise.api.server import serve
+from poise.endpoints import write_end
 from poise.errors import NotFoundError, PoiseError
 
 
@@ -26,17 +27,24 @@ class ListController:
         """All servers."""
         return self.rows
 
-    def add(self, vip: str | None, name: str | None, address: IPv4Address, port: int) -> dict[str, object]:
+    def add(
+        self,
+        vip: str | None,
+        name: str | None,
+        address: IPv4Address | IPv6Address,
+        port: int,
+        weight: int | None = None,
+    ) -> dict[str, object]:
         """A new row; raises PoiseError beyond the capacity."""
         if len(self.rows) == self.capacity:
             raise PoiseError("all ids are taken: remove a server and let its id rest")
         row = {
             "vip": vip or "web",
-            "name": name or f"{address}:{port}",
+            "name": name or write_end(address, port),
             "address": str(address),
             "port": port,
         }
-        row |= {"id": len(self.rows), "state": "ready", "reachable": True}
+        row |= {"id": len(self.rows), "weight": weight or 1, "state": "ready", "reachable": True}
         row |= {"connections": 0, "packets": 0, "bytes": 0}
         self.rows.append(row)
         return row

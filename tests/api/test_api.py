@@ -7,7 +7,7 @@ import socket as sockets
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import anyio
@@ -70,6 +70,9 @@ def test_every_call(client: Client, controller: ListController) -> None:
     added = client.add(WEB1, 80, name="web1", vip="web")
     assert added == controller.rows[0]
     assert client.add(IPv4Address("10.0.0.2"), 80)["name"] == "10.0.0.2:80"
+    heavy = client.add(IPv6Address("2001:db8::1"), 80, weight=7)
+    assert (heavy["name"], heavy["weight"]) == ("[2001:db8::1]:80", 7)
+    assert client.drain("[2001:db8::1]:80", vip="web")["state"] == "drain"
     assert client.drain("web1")["state"] == "drain"
     assert client.drain("10.0.0.2:80", vip="web")["state"] == "drain"
     assert client.remove("web1")["state"] == "removed"
@@ -113,6 +116,8 @@ def test_status_of_refusals(controller: ListController, socket: Path) -> None:
         (("POST", "/servers", '{"address": "10.0.0.1", "port": NaN}'), "is not a plain number"),
         (("POST", "/servers", '{"address": "10.0.0.1", "port": 0}'), "port 0 is out of range"),
         (("POST", "/servers", '{"address": "224.0.0.1", "port": 80}'), "a multicast address"),
+        (("POST", "/servers", '{"address": "fe80::1", "port": 80}'), "a link-local address"),
+        (("POST", "/servers", '{"address": "10.0.0.1", "port": 80, "weight": 101}'), "weight 101 is out of"),
         (("POST", "/servers", '{"address": 1, "port": 80}'), "not text"),
         (("POST", "/servers", '{"address": "10.0.0.1", "port": 80, "nmae": "a"}'), 'did you mean "name"?'),
         (("POST", "/servers", '{"address": "10.0.0.1", "port": 80, "vip": "a b"}'), 'name "a b"'),

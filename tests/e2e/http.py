@@ -2,12 +2,12 @@
 """One request, on a connection of its own."""
 
 from http.client import HTTPConnection
-from ipaddress import IPv4Address
 
+from poise.lab.addresses import IPAddress
 from poise.lab.namespaces import Namespace
 
 
-def ask(client: Namespace, address: IPv4Address, port: int, *, timeout: float = 10) -> str:
+def ask(client: Namespace, address: IPAddress, port: int, *, timeout: float = 10) -> str:
     """The name of the server that answers; raises OSError or HTTPException where none does."""
     connection = HTTPConnection(str(address), port, timeout=timeout)
     try:

@@ -11,11 +11,11 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 import pytest
 
 from poise.lab import bulk, faults, relay
+from poise.lab.addresses import IPAddress
 from poise.lab.namespaces import Namespace
 from poise.lab.network import ServersLab
 from poise.lab.xdp_pass import pass_everything
@@ -39,7 +39,7 @@ class Path:
     """From a client to a server, with poise between or without."""
 
     client: Namespace
-    address: IPv4Address
+    address: IPAddress
     port: int
     octets: int
 

@@ -3,10 +3,10 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 
 import pytest
 
+from poise.lab.addresses import IPAddress
 from poise.lab.conversation import Agreed, Conversation, Listeners
 from poise.lab.faults import Hook, answer, bare_ack, drop_first, question, syn, syn_ack
 from poise.lab.namespaces import Namespace
@@ -103,7 +103,7 @@ def test_a_difficult_handshake_is_as_good_as_without_poise(trouble: Trouble) -> 
             assert server.namespace.counters()["TcpExtTSEcrRejected"] == 0
 
 
-def talk(client: Namespace, address: IPv4Address, port: int, listeners: Listeners, trouble: Trouble) -> Talk:
+def talk(client: Namespace, address: IPAddress, port: int, listeners: Listeners, trouble: Trouble) -> Talk:
     """Connect, ask and be answered, with the trouble."""
     with ExitStack() as stack:
         fault = None

@@ -3,10 +3,10 @@ import select
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from ipaddress import IPv4Address
 
 import pytest
 
+from poise.lab.addresses import IPAddress
 from poise.lab.conversation import Conversation, Listeners
 from poise.lab.namespaces import Namespace
 from poise.lab.network import ServersLab
@@ -102,7 +102,7 @@ def test_a_client_that_forgot_everything_gets_through_to_a_server_that_did_not()
 
 
 def seconds_to_come_back(
-    client: Namespace, address: IPv4Address, port: int, listeners: Listeners, source_port: int
+    client: Namespace, address: IPAddress, port: int, listeners: Listeners, source_port: int
 ) -> float:
     """How long it takes to be answered in place of a connection that only the server still has."""
     with Conversation(client, address, listeners, port=port, source_port=source_port) as old:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import re
 import time
-from ipaddress import IPv4Address
 
 import pytest
 
+from poise.lab.addresses import IPAddress
 from poise.lab.balancer import Balancer
 from poise.lab.faults import drop_random
 from poise.lab.network import ServersLab
@@ -66,7 +66,7 @@ def test_random_loss_delays_but_breaks_nothing() -> None:
         assert drops(balancer) == {}
 
 
-def use(lab: ServersLab, address: IPv4Address, seconds: int, balancer: Balancer | None = None) -> None:
+def use(lab: ServersLab, address: IPAddress, seconds: int, balancer: Balancer | None = None) -> None:
     """Long-lived and short connections, while servers come and go."""
     many = long_lived(lab.clients[0], address, lab.port, connections=CONNECTIONS)
     short = short_requests(lab.clients[1], address, lab.port, rate=RATE)

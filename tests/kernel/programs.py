@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import hatch_build
 from hatch_build import FLAGS
 from poise.kernel.libbpf import Object
 
@@ -22,7 +23,8 @@ def _compiled(source: str) -> bytes:
     with TemporaryDirectory() as directory:
         (code, target) = (Path(directory, name) for name in ("program.bpf.c", "program.bpf.o"))
         code.write_text(_HEAD + source)
-        subprocess.run(["clang", *FLAGS, "-c", str(code), "-o", str(target)], check=True)
+        headers = f"-I{Path(hatch_build.__file__).parent / 'bpf'}"
+        subprocess.run(["clang", *FLAGS, headers, "-c", str(code), "-o", str(target)], check=True)
         return target.read_bytes()
 
 

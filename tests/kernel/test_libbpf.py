@@ -49,6 +49,12 @@ int second(struct xdp_md *ctx)
 {
 	return XDP_PASS;
 }
+
+SEC("syscall")
+int less(__u32 *pair)
+{
+	return pair[0] - pair[1];
+}
 """
 BAD = """
 SEC("xdp")
@@ -134,6 +140,11 @@ def test_a_program_runs_on_a_packet_without_a_network(program: Object) -> None:
     assert (result.verdict, result.packet) == (3, b"\xff" + bytes(63))
     assert result.nanoseconds >= 0
     assert runs.get(0) == before + 3
+
+
+def test_a_program_is_called_with_an_argument(program: Object) -> None:
+    """A program for system calls gets the bytes of its argument, and its result has a sign."""
+    assert program.program("less").call(bytes([3, 0, 0, 0, 5, 0, 0, 0])) == -2
 
 
 def test_a_pinned_link_outlives_its_owner_and_is_adopted(program: Object, pins: Path) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -180,3 +180,28 @@ def test_only_ordinary_stale_neighbours_are_checked(how: str) -> None:
         before = neighbours_of(machines.here)
         assert netlink.refresh_stale([index()]) == 0
         assert neighbours_of(machines.here) == before
+
+
+PEER6 = IPv6Address("2001:db8::2")
+
+
+def test_neighbours_of_ipv6_are_kept_fresh_checked_and_let_go() -> None:
+    """By NDP, neighbours of IPv6 are resolved, kept fresh and checked when stale, as those of IPv4 by ARP."""
+    with living_here() as machines:
+        for machine, address in ((machines.here, "2001:db8::1"), (machines.peer, PEER6)):
+            machine.sysctl({"net.ipv6.conf.eth0.disable_ipv6": 0})
+            machine.ip(f"address add {address}/64 dev eth0 nodad")
+        machines.here.sysctl(
+            {key.replace("ipv4", "ipv6"): value for key, value in FAST.items() if "lock" not in key}
+        )
+        found = resolved_to(mac_of(machines.peer))
+        seen(lambda: netlink.keep_fresh(index(), PEER6), found)
+        entry = netlink.neighbour(index(), PEER6)
+        assert entry
+        assert (entry.managed, entry.ours) == (True, True)
+        neighbours.let_go_except(())
+        entry = netlink.neighbour(index(), PEER6)
+        assert entry
+        assert not entry.managed
+        machines.here.ip(f"neighbour replace {PEER6} dev eth0 lladdr {OLD_MAC.hex(':')} nud stale")
+        seen(lambda: netlink.refresh_stale([index()]), found)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from contextlib import aclosing
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from functools import partial
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 import anyio
 import pytest
@@ -36,6 +37,22 @@ def test_addresses_are_watched() -> None:
         new, gone = (AddressChange(index, VIP, gone) for gone in (False, True))
         seen(lambda: netlink.add_address(index, VIP), lambda event: event == new)
         seen(lambda: netlink.delete_address(index, VIP), lambda event: event == gone)
+
+
+def test_addresses_and_routes_of_ipv6_are_watched() -> None:
+    """Changes of IPv6 are told as those of IPv4 are."""
+    vip = IPv6Interface("2001:db8::100/128")
+    with living_here() as machines:
+        machines.here.sysctl({"net.ipv6.conf.eth0.disable_ipv6": 0})
+        index = netlink.interface("eth0").index
+        new, gone = (AddressChange(index, vip, gone) for gone in (False, True))
+        seen(lambda: netlink.add_address(index, vip), lambda event: event == new)
+        seen(lambda: netlink.delete_address(index, vip), lambda event: event == gone)
+        for route, destination in (("2001:db8:7::/48", "2001:db8:7::/48"), ("default", "::/0")):
+            add = partial(machines.here.ip, f"route add {route} via fe80::2 dev eth0")
+            seen(add, RouteChange(IPv6Network(destination)).__eq__)
+        rule = ["ip", "-6", "rule", "add", "from", "2001:db8::/32", "lookup", "7"]
+        seen(lambda: machines.here.run(rule), lambda event: event == RouteChange(None))
 
 
 def test_links_are_watched() -> None:

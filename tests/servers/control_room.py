@@ -13,6 +13,7 @@ from poise.kernel import netlink
 from poise.lab.namespaces import Namespace
 from poise.servers.apply import DataPlane, Limits
 from poise.servers.control import Controller
+from poise.servers.model import Address
 from poise.servers.tables import Pool, Tables, Write
 from tests.kernel.two_machines import living_here, seen
 
@@ -55,7 +56,7 @@ class Room:
     def start(self, config: Config) -> tuple[Controller, RecordedPlane]:
         """A controller as at a start of the daemon, its tables applied."""
         plane = RecordedPlane(self.pins)
-        controller = Controller(config, self.path, KEY, plane, [netlink.interface("eth0").index])
+        controller = Controller(config, self.path, KEY, plane, {netlink.interface("eth0").index: ()})
         controller.refresh()
         return controller, plane
 
@@ -68,7 +69,7 @@ class Room:
             seen(partial(netlink.keep_fresh, ifindex, address), partial(is_resolved, address=address))
 
 
-def is_resolved(event: netlink.Event, address: IPv4Address) -> bool:
+def is_resolved(event: netlink.Event, address: Address) -> bool:
     """Whether the event tells that a server's neighbour is known now."""
     return (
         isinstance(event, netlink.NeighbourChange)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,7 @@ def test_a_server_is_told_with_all_that_is_known_of_it(here: Room) -> None:
         "address": "10.1.0.11",
         "port": 8080,
         "id": 0,
+        "weight": 1,
         "state": "ready",
         "reachable": True,
         "connections": 0,
@@ -109,6 +110,60 @@ def test_a_server_takes_connections_once_it_answers(here: Room) -> None:
     controller.refresh()
     assert names(controller, "reachable") == {"web1": True, "web2": True}
     assert pool(plane.read()) == (0, 1)
+
+
+def test_a_change_looks_only_at_servers_that_are_new(here: Room) -> None:
+    """A change of some servers does not cost a look at all others: what became of them is told by events."""
+    here.bring(1, 2)
+    controller, plane = here.start(here.config(vip(1)))
+    here.peer.ip(f"address delete {address_of(1)}/24 dev eth0")
+    here.here.ip(f"neighbour delete {address_of(1)} dev eth0")
+    controller.add(None, "web2", address_of(2), 8080, 5)
+    assert names(controller, "reachable") == {"web1": True, "web2": True}
+    assert names(controller, "weight") == {"web1": 1, "web2": 5}
+    assert pool(plane.read()) == (0, 1)
+    controller.refresh()
+    assert names(controller, "reachable") == {"web1": False, "web2": True}
+    assert pool(plane.read()) == (1,)
+
+
+def test_servers_of_ipv6_are_kept_as_those_of_ipv4(here: Room) -> None:
+    """Servers of IPv6 are reached by NDP, told by their addresses, and their ways outlive the process."""
+    for machine, number in ((here.here, 1), (here.peer, 2)):
+        machine.sysctl({"net.ipv6.conf.eth0.disable_ipv6": 0})
+        machine.ip(f"address add 2001:db8::{number}/64 dev eth0 nodad")
+    server = IPv6Address("2001:db8::2")
+    ifindex = netlink.interface("eth0").index
+    seen(lambda: netlink.keep_fresh(ifindex, server), lambda event: is_resolved(event, server))
+    wanted = {"address": "2001:db8::a", "port": 443, "protocol": "quic", "servers": []}
+    controller, plane = here.start(here.config(wanted, vip()))
+    added = controller.add("[2001:db8::a]:443", None, server, 443)
+    assert (added["name"], added["address"], added["reachable"]) == ("[2001:db8::2]:443", "2001:db8::2", True)
+    assert pool(plane.read()) == (0,)
+    row = plane.read().servers[0]
+    assert (row["hop_mac"], row["mtu"]) == (mac_of(here.peer), 1500)
+    here.peer.ip(f"address delete {server}/64 dev eth0")
+    here.here.ip(f"neighbour delete {server} dev eth0")
+    controller, plane = here.start(here.config(wanted, vip()))
+    assert names(controller, "reachable") == {"[2001:db8::2]:443": False}
+    assert plane.read().servers[0] == row
+    assert controller.holders_of_neighbours() == {ifindex}
+
+
+def test_keys_of_connection_ids_are_needed_at_a_start(here: Room, tmp_path: Path) -> None:
+    """A key file that is not there, or open to others, is told at the start, and its key is never saved."""
+    path = tmp_path / "quic.key"
+    ids = [{"config": 0, "key_file": str(path)}]
+    config = here.config(vip() | {"protocol": "quic", "quic_ids": ids})
+    with pytest.raises(PoiseError, match=rf"^cannot read the key of QUIC connection ids {path}: "):
+        here.start(config)
+    path.write_bytes(b"0123456789abcdef")
+    path.chmod(0o644)
+    with pytest.raises(PoiseError, match=rf"^the key of QUIC connection ids {path} can be read by others"):
+        here.start(config)
+    path.chmod(0o600)
+    here.start(config)
+    assert b"0123456789abcdef" not in here.path.read_bytes()
 
 
 def test_a_server_that_stops_answering_keeps_its_row(here: Room) -> None:
@@ -224,7 +279,7 @@ def test_all_counters_are_there_from_the_start(here: Room) -> None:
     """Counters are the events of the contract under their lower-case names, zeros included."""
     controller, _ = here.start(here.config(vip()))
     counted = controller.counters()
-    assert {"pass_not_ipv4", "drop_unknown_server", "reset_no_server"} <= counted.keys()
+    assert {"pass_no_route", "drop_unknown_server", "reset_no_server"} <= counted.keys()
     assert set(counted.values()) == {0}
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
 from datetime import UTC, datetime
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -8,9 +9,14 @@ from poise.servers import decide
 from poise.servers.model import (
     SERVER_IDS,
     IdsExhausted,
+    Layout,
+    Mode,
     Model,
     NoSuchServer,
     NoSuchVip,
+    Policy,
+    Protocol,
+    QuicIds,
     Refused,
     State,
     Vip,
@@ -245,3 +251,91 @@ def test_an_operators_server_gives_way_to_a_vip_at_its_place() -> None:
     server = decide.WantedServer("web", IPv4Address("192.0.2.2"), 80)
     model = decide.add(model_of(), only(model_of()), server, 0, REST, declared=False)[0]
     assert states(read(model, wanted_vip(1), wanted_vip(2)).vips[0]) == {"web": (0, CUT)}
+
+
+def test_vips_of_tcp_and_udp_live_side_by_side() -> None:
+    """One address and port may be a VIP of each protocol, and a server may be in both."""
+    tcp = wanted_vip(1, wanted(1), name="tcp")
+    quic = wanted_vip(1, wanted(1), name="quic", protocol=Protocol.QUIC)
+    model = read(Model(), tcp, quic)
+    assert [(vip.index, states(vip)) for vip in model.vips] == [
+        (0, {"web1": (0, READY)}),
+        (1, {"web1": (0, READY)}),
+    ]
+    both = add(add(model, 2, vip="tcp"), 2, vip="quic")
+    assert [states(vip)["web2"] for vip in both.vips] == [(1, READY), (1, READY)]
+    vip_as_server = decide.WantedServer("x", IPv4Address("192.0.2.1"), 80)
+    with pytest.raises(Refused, match=r"is the VIP quic itself"):
+        decide.add(model, decide.find_vip(model, "quic"), vip_as_server, 0, REST, declared=False)
+
+
+def test_a_vip_of_another_protocol_is_another_vip() -> None:
+    """When a VIP of poise.yaml becomes one of UDP ids begin anew; between UDP and QUIC they stay."""
+    model = remove(add(model_of(1), 2), "web1", now=5)
+    udp = read(model, wanted_vip(1, wanted(2), protocol=Protocol.UDP), now=10)
+    assert states(only(udp)) == {"web2": (0, READY)}
+    quic = read(add(udp, 3), wanted_vip(1, wanted(2), protocol=Protocol.QUIC), now=10)
+    assert (only(quic).protocol, states(only(quic))) == (
+        Protocol.QUIC,
+        {"web2": (0, READY), "web3": (1, READY)},
+    )
+
+
+def test_what_a_vip_does_may_change() -> None:
+    """Policy, mode, layout, connection ids and weights follow poise.yaml, and all servers keep their ids."""
+    model = drain(model_of(1, 2), "web2", now=5)
+    changed = replace(
+        wanted_vip(1, wanted(2, weight=3), wanted(1, weight=2)),
+        policy=Policy.HASH,
+        mode=Mode.STATEFUL,
+        layout=Layout.LSB,
+        quic_ids=(QuicIds(1, 2, 6),),
+    )
+    (vip,) = read(model, changed, now=10).vips
+    assert (vip.policy, vip.mode, vip.layout, vip.quic_ids) == (
+        Policy.HASH,
+        Mode.STATEFUL,
+        Layout.LSB,
+        (QuicIds(1, 2, 6),),
+    )
+    assert states(vip) == {"web1": (0, READY), "web2": (1, DRAIN)}
+    assert [server.weight for server in vip.servers] == [2, 3]
+
+
+def test_a_weight_is_kept_until_another_one_is_given() -> None:
+    """What an operator does not say of a server that is known stays as it is; a new one weighs 1."""
+    model = model_of(1)
+
+    def again(model: Model, weight: int | None) -> Model:
+        model = remove(model, "web1")
+        wish = decide.wanted_by_operator(only(model), IPv4Address("10.0.0.1"), 8080, None, weight)
+        return decide.add(model, only(model), wish, 0, REST, declared=False)[0]
+
+    heavy = again(model, 5)
+    assert only(heavy).servers[0].weight == 5
+    assert only(again(heavy, None)).servers[0] == only(heavy).servers[0]
+    new = decide.wanted_by_operator(only(model), IPv6Address("2001:db8::5"), 80, None, None)
+    assert (new.name, new.weight) == ("[2001:db8::5]:80", 1)
+
+
+def test_a_server_is_of_its_vips_family() -> None:
+    """A server of IPv6 cannot be in a VIP of IPv4, nor the other way round; it goes by [ADDRESS]:PORT."""
+    four = model_of(1)
+    with pytest.raises(
+        Refused, match=r"^server \[2001:db8:1::2\]:8080 cannot be in VIP vip1, which is IPv4: "
+    ):
+        decide.add(four, only(four), wanted(2, version=6), 0, REST, declared=False)
+    six = read(Model(), wanted_vip(1, wanted(1, version=6), version=6))
+    with pytest.raises(Refused, match=r"^server 10\.0\.0\.2:8080 cannot be in VIP vip1, which is IPv6: "):
+        add(six, 2)
+    assert decide.find_server(only(six), "[2001:db8:1::1]:8080").name == "web1"
+
+
+def test_short_server_ids_of_quic_limit_the_servers() -> None:
+    """A VIP whose connection ids have one byte for the server has no more ids than it can name."""
+    vip = replace(wanted_vip(1, protocol=Protocol.QUIC), quic_ids=(QuicIds(0, 2, 6), QuicIds(1, 1, 6)))
+    model = read(Model(), vip)
+    for number in range(256):
+        model = add(model, number)
+    with pytest.raises(IdsExhausted, match=r"has given out all of its 256 server ids"):
+        add(model, 256)

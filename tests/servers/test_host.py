@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import socket
+import struct
 import subprocess
 from collections.abc import Sequence
+from ipaddress import IPv6Network
 from pathlib import Path
 
 import pytest
@@ -9,16 +12,23 @@ import pytest
 from poise.config import Config
 from poise.errors import PoiseError
 from poise.kernel import proc
-from poise.lab.namespaces import Namespace
+from poise.kernel.netlink import RouteChange
+from poise.lab.namespaces import Lab, Namespace
 from poise.servers import host
 from poise.servers.host import Address, Feature, Setting, Sysctl
-from tests.kernel.two_machines import living_here
+from tests.kernel.two_machines import living_here, seen
 
 pytestmark = pytest.mark.root
 
 ON_LINK, ROUTED = "10.1.0.100", "192.0.2.10"
 REDIRECTS = "net.ipv4.conf.eth0.send_redirects"
 FORWARDING = "net.ipv4.conf.eth0.forwarding"
+# Since Linux 6.17; without, only net.ipv6.conf.all.forwarding has the kernel itself forward IPv6.
+FORCED = [
+    f"net.ipv6.conf.{name}.force_forwarding"
+    for name in ("eth0", "eth1")
+    if proc.has_sysctl("net.ipv6.conf.all.force_forwarding")
+]
 
 
 def config(*vips: str, interfaces: Sequence[str], ports: Sequence[int] = (80,)) -> Config:
@@ -34,9 +44,9 @@ def plan(*vips: str, mode: str = "native", interface: str = "eth0") -> list[Sett
 
 def state(machine: Namespace, interface: str = "eth0") -> list[str]:
     """All that poise could have changed on the machine, as others see it."""
-    sysctls = machine.run(["sysctl", "--all", "--pattern", r"^net\.ipv4\.(conf|neigh|ip_forward)"])
+    sysctls = machine.run(["sysctl", "--all", "--pattern", r"^net\.ipv[46]\.(conf|neigh|ip_forward)"])
     features = machine.run(["ethtool", "-k", interface])
-    addresses = machine.run(["ip", "-oneline", "-4", "address", "show"])
+    addresses = machine.run(["ip", "-oneline", "address", "show"])
     return [*sysctls.splitlines(), *features.splitlines(), *addresses.splitlines()]
 
 
@@ -336,3 +346,120 @@ def test_check_tells_of_an_interface_that_is_gone() -> None:
             sentence for sentence in host.check(settings) if sentence.endswith("was the interface removed?")
         ]
         assert len(gone) == len([setting for setting in settings if "eth0" in setting.name])
+
+
+class Router(Lab):
+    """`here` routes between `left` on eth0 and `right` on eth1; `side` is a router beside, on eth2."""
+
+    def build(self) -> None:
+        """Make the machines; on the links of eth0 and so on are 2001:db8:0::/64, 2001:db8:1::/64, ..."""
+        names = ("here", "left", "right", "side")
+        self.here, *self.others = (self.namespace(name) for name in names)
+        self.here.sysctl({"net.ipv6.conf.lo.disable_ipv6": 0})
+        for number, other in enumerate(self.others):
+            self.link(self.here, f"eth{number}", other, "eth0")
+            for machine, interface, end in ((self.here, f"eth{number}", 1), (other, "eth0", 2)):
+                for key in ("accept_dad", "disable_ipv6"):
+                    machine.sysctl({f"net.ipv6.conf.{interface}.{key}": 0})
+                machine.ip(f"address add 2001:db8:{number}::{end}/64 dev {interface} nodad")
+            other.ip(f"route add default via 2001:db8:{number}::1")
+        self.left, self.right, self.side = self.others
+
+    def plan(self, vip: str) -> list[Setting]:
+        """What a configuration with two arms needs."""
+        return host.plan(config(vip, interfaces=["eth0", "eth1"]), {})
+
+    def advertise(self, sender: Namespace, interface: str) -> None:
+        """Have a router advertise itself (RFC 4861, section 4.2), and wait until it is a default route."""
+
+        def send() -> None:
+            advertisement = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
+            with (
+                sender.enter(),
+                socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw,
+            ):
+                raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+                raw.sendto(advertisement, ("ff02::1", 0, 0, socket.if_nametoindex("eth0")))
+
+        seen(send, lambda event: event == RouteChange(IPv6Network("::/0")))
+        assert interface in self.defaults()
+
+    def defaults(self) -> str:
+        """The default routes of IPv6."""
+        return self.here.run(["ip", "-6", "route", "show", "default"])
+
+
+def test_plan_for_ipv6_is_more_only_where_a_vip_has_it() -> None:
+    """Sysctls of IPv6 are planned for a VIP of IPv6 only, accept_ra before forwarding."""
+    with Router() as router, router.here.enter():
+        four = [setting.name for setting in router.plan(ROUTED)]
+        six = [setting.name for setting in router.plan("2001:db8:5::1")]
+        assert not any("ipv6" in name for name in four)
+        assert [name for name in six if name not in four] == [
+            "net.ipv6.neigh.eth0.mcast_resolicit",
+            "net.ipv6.neigh.eth1.mcast_resolicit",
+            *(f"net.ipv6.conf.{name}.accept_ra" for name in ("lo", "eth0", "eth1", "eth2")),
+            "net.ipv6.conf.eth0.forwarding",
+            "net.ipv6.conf.eth1.forwarding",
+            *FORCED,
+            "2001:db8:5::1/128 on lo",
+        ]
+
+
+def test_undo_restores_a_machine_with_ipv6_exactly(state_file: Path) -> None:
+    """With a VIP of IPv6 all is as wanted after set_up, planning again plans the same, and undo restores."""
+    with Router() as router, router.here.enter():
+        before = state(router.here)
+        settings = router.plan("2001:db8:1::80")
+        host.set_up(settings, state_file)
+        assert host.check(settings) == []
+        assert router.plan("2001:db8:1::80") == settings
+        router.right.run(["ping", "-c", "1", "-W", "5", "2001:db8:1::80"])
+        host.undo(state_file)
+        assert state(router.here) == before
+
+
+def test_only_poises_interfaces_become_those_of_a_router(state_file: Path) -> None:
+    """With a VIP of IPv6, no other interface forwards, nor does the machine as a whole."""
+    with Router() as router, router.here.enter():
+        host.set_up(router.plan("2001:db8:5::1"), state_file)
+        found = {
+            name: proc.read_sysctl(f"net.ipv6.conf.{name}.forwarding")
+            for name in ("all", "default", "lo", "eth0", "eth1", "eth2")
+        }
+        assert found == {"all": "0", "default": "0", "lo": "0", "eth0": "1", "eth1": "1", "eth2": "0"}
+
+
+@pytest.mark.skipif(not FORCED, reason="needs force_forwarding of an interface (Linux 6.17)")
+def test_the_kernel_forwards_ipv6_that_is_not_for_a_vip(state_file: Path) -> None:
+    """What XDP leaves alone is forwarded between poise's interfaces, which forwarding alone does not do."""
+    with Router() as router, router.here.enter():
+        ping = ["ping", "-c", "1", "-W", "1", "2001:db8:1::2"]
+        settings = router.plan("2001:db8:5::1")
+        host.set_up([setting for setting in settings if setting.name not in FORCED], state_file)
+        assert router.left.popen(ping, stdout=subprocess.DEVNULL).wait() != 0
+        host.set_up(settings, state_file)
+        assert router.left.popen([*ping[:-2], "5", ping[-1]], stdout=subprocess.DEVNULL).wait() == 0
+
+
+def test_default_routes_by_advertisements_stay(state_file: Path) -> None:
+    """An interface that becomes a router's takes no default routes away, and goes on learning."""
+    with Router() as router, router.here.enter():
+        router.advertise(router.side, "eth2")
+        router.advertise(router.left, "eth0")
+        host.set_up(router.plan("2001:db8:5::1"), state_file)
+        assert [interface in router.defaults() for interface in ("eth0", "eth1", "eth2")] == [
+            True,
+            False,
+            True,
+        ]
+        router.advertise(router.right, "eth1")
+
+
+def test_a_router_that_ignores_advertisements_goes_on_doing_so() -> None:
+    """Where an administrator forwards already, or has advertisements off, accept_ra is none of poise's."""
+    with Router() as router, router.here.enter():
+        proc.write_sysctl("net.ipv6.conf.eth0.forwarding", "1")
+        proc.write_sysctl("net.ipv6.conf.eth1.accept_ra", "0")
+        names = [setting.name for setting in router.plan("2001:db8:5::1")]
+        assert [name for name in names if name.endswith(("eth0.accept_ra", "eth1.accept_ra"))] == []

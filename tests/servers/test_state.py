@@ -10,7 +10,7 @@ import pytest
 
 from poise.errors import PoiseError
 from poise.servers import decide, state
-from poise.servers.model import Model
+from poise.servers.model import Layout, Mode, Model, Protocol, QuicIds
 from tests.servers.models import wanted, wanted_vip
 
 
@@ -26,6 +26,30 @@ def test_a_model_outlives_the_process(tmp_path: Path) -> None:
     assert state.load_model(path) == Model()
     state.save_model(path, model_of(1, 2))
     assert state.load_model(path) == model_of(1, 2)
+
+
+def test_a_model_of_ipv6_and_quic_outlives_the_process(tmp_path: Path) -> None:
+    """Addresses, protocols, modes, layouts and weights are saved; keys of connection ids are not."""
+    path = tmp_path / "servers.json"
+    wish = replace(
+        wanted_vip(1, wanted(1, version=6, weight=7), version=6, protocol=Protocol.QUIC),
+        mode=Mode.STATEFUL,
+        layout=Layout.MSB,
+        quic_ids=(QuicIds(0, 2, 6, b"\xfe" * 16),),
+    )
+    model = decide.reconcile(Model(), [wish], 1.5, 10)
+    state.save_model(path, model)
+    assert state.load_model(path) == Model((replace(model.vips[0], quic_ids=()),))
+    assert decide.reconcile(state.load_model(path), [wish], 1.5, 10) == model
+
+
+def test_a_model_of_the_first_poise_is_read(tmp_path: Path) -> None:
+    """What was saved before there were protocols and weights is of TCP, and of equal weights."""
+    path = tmp_path / "servers.json"
+    path.write_text("""{"vips": [{"index": 0, "name": "vip1", "address": "192.0.2.1", "port": 80,
+        "policy": "round-robin", "servers": [{"id": 0, "name": "web1", "address": "10.0.0.1", "port": 8080,
+        "state": "drain", "since": 2.5, "declared": true}]}]}""")
+    assert state.load_model(path) == model_of(1)
 
 
 def test_a_power_cut_leaves_the_old_model_or_the_new_one(tmp_path: Path) -> None:
@@ -153,3 +177,36 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     path = tmp_path / "file" / "servers.json"
     with pytest.raises(PoiseError, match=rf"^cannot write {path}: "):
         state.save_model(path, Model())
+
+
+@pytest.mark.parametrize("content", [bytes(range(16)), bytes(range(16)).hex().encode() + b"\n"])
+def test_a_key_of_connection_ids_is_bytes_or_digits(tmp_path: Path, content: bytes) -> None:
+    """A key file holds the 16 bytes themselves, or 32 hexadecimal digits."""
+    path = tmp_path / "quic.key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    assert state.load_quic_key(path) == bytes(range(16))
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "mistake"),
+    [
+        (b"", 0o600, "is neither 16 bytes nor 32 hexadecimal digits"),
+        (bytes(17), 0o600, "is neither 16 bytes nor 32 hexadecimal digits"),
+        (b"0" * 31, 0o600, "is neither 16 bytes nor 32 hexadecimal digits"),
+        (bytes(16), 0o640, "can be read by others"),
+        (bytes(16), 0o604, "can be read by others"),
+        (None, 0o600, "No such file"),
+    ],
+)
+def test_a_key_of_connection_ids_that_is_none_is_refused(
+    tmp_path: Path, content: bytes | None, mode: int, mistake: str
+) -> None:
+    """A key file that is missing, damaged or open to others is told, and none is made in its place."""
+    path = tmp_path / "quic.key"
+    if content is not None:
+        path.write_bytes(content)
+        path.chmod(mode)
+    with pytest.raises(PoiseError, match=rf"{path}.*{mistake}"):
+        state.load_quic_key(path)
+    assert path.exists() == (content is not None)

@@ -4,7 +4,7 @@
 import http.client
 import json
 import socket as sockets
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -29,10 +29,17 @@ class Client:
         return servers
 
     def add(
-        self, address: IPv4Address, port: int, *, name: str | None = None, vip: str | None = None
+        self,
+        address: IPv4Address | IPv6Address,
+        port: int,
+        *,
+        name: str | None = None,
+        vip: str | None = None,
+        weight: int | None = None,
     ) -> dict[str, Any]:
         """Let a server take new connections of a VIP, and return it; without `vip`, of the only one."""
         wanted = {"address": str(address), "port": port, "name": name, "vip": vip}
+        wanted |= {} if weight is None else {"weight": weight}
         server: dict[str, Any] = self._request("POST", "/servers", wanted)
         return server
 

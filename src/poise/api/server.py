@@ -6,7 +6,7 @@ import json
 import socket as sockets
 import stat
 from collections.abc import Generator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeVar
 
@@ -19,8 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from poise.config.fields import Address, Name, Port
-from poise.config.wording import findings
+from poise.config.addresses import Address
+from poise.config.fields import Name, Port, Weight
+from poise.config.wording import Place, findings
 from poise.errors import NotFoundError, PoiseError
 
 _SECONDS_TO_ANSWER: Final = 1  # open requests, once the server ends
@@ -32,7 +33,14 @@ class Controller(Protocol):
     def list(self) -> list[dict[str, object]]:
         """One dict a server, of all VIPs."""
 
-    def add(self, vip: str | None, name: str | None, address: IPv4Address, port: int) -> dict[str, object]:
+    def add(
+        self,
+        vip: str | None,
+        name: str | None,
+        address: IPv4Address | IPv6Address,
+        port: int,
+        weight: int | None = None,
+    ) -> dict[str, object]:
         """Let a server take new connections, and return it."""
 
     def drain(self, name: str, vip: str | None = None) -> dict[str, object]:
@@ -54,6 +62,7 @@ class _Addition(_Request):
     port: Port
     name: Name | None = None
     vip: Name | None = None
+    weight: Weight | None = None
 
 
 class _Drain(_Request):
@@ -83,7 +92,8 @@ class _Routes:
 
     async def add(self, request: Request) -> JSONResponse:
         wanted = _checked(_Addition, _decoded(await request.body()))
-        return JSONResponse(self._controller.add(wanted.vip, wanted.name, wanted.address, wanted.port))
+        added = self._controller.add(wanted.vip, wanted.name, wanted.address, wanted.port, wanted.weight)
+        return JSONResponse(added)
 
     async def drain(self, request: Request) -> JSONResponse:
         wanted = _checked(_Drain, _decoded(await request.body() or b"{}"))
@@ -217,7 +227,7 @@ def _checked(model: type[_R], value: object) -> _R:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        found = findings(error.errors(), {"the request": model})
+        found = findings(error.errors(), {"": Place("the request", model)})
         raise _BadRequestError("; ".join(finding.message for finding in found)) from error
 
 

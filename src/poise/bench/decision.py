@@ -10,9 +10,9 @@ import statistics
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import typer
@@ -22,24 +22,51 @@ from poise.kernel import netlink
 from poise.kernel.libbpf import Object, Program
 from poise.lab.namespaces import Lab
 from poise.servers.apply import carry_out
-from poise.servers.model import SERVER_IDS, Hop, Model, Policy, Server, State, Vip
-from poise.servers.tables import Shape, Tables, desired, plan
+from poise.servers.model import SERVER_IDS, Hop, Model, Policy, Protocol, QuicIds, Server, State, Vip
+from poise.servers.tables import Shape, Tables, address_row, desired, plan
 
 REPETITIONS = 7
 BURSTS = 20  # of one repetition, which counts as its fastest: others on the machine only ever slow one down
 PACKETS = 50_000  # of one burst
 WARM_UP = 4  # packets a flow before the connection table is timed, so that it holds nearly all flows
-_XDP_ABORTED = 0
+_SENT = (3, 4)  # XDP_TX, XDP_REDIRECT
 
 _VIP = Vip(0, "bench", IPv4Address("10.9.0.1"), 80, Policy.ROUND_ROBIN)
+_VIP6 = Vip(1, "bench, IPv6", IPv6Address("2001:db8:9::1"), 80, Policy.ROUND_ROBIN)
+_UDP_VIP = Vip(2, "bench, UDP", IPv4Address("10.9.0.1"), 80, Policy.ROUND_ROBIN, protocol=Protocol.UDP)
+_QUIC_VIP = Vip(
+    *(3, "bench, QUIC", IPv4Address("10.9.0.2"), 80, Policy.ROUND_ROBIN),
+    protocol=Protocol.QUIC,
+    quic_ids=(QuicIds(config=0, server_id_length=2, nonce_length=6),),
+)
 _FIRST_SERVER = IPv4Address("10.2.0.0")
+_FIRST_SERVER6 = IPv6Address("2001:db8:2::")
+_VIPS = (
+    (_VIP, _FIRST_SERVER),
+    (_VIP6, _FIRST_SERVER6),
+    (_UDP_VIP, _FIRST_SERVER),
+    (_QUIC_VIP, _FIRST_SERVER + SERVER_IDS),  # UDP too, so that its servers are others
+)
 _SERVER_PORT = 8080
 _SERVER_MAC, _OWN_MAC = b"\x02\x00\x00\x00\x00\x02", b"\x02\x00\x00\x00\x00\x01"
 _ROUTER = "10.1.0.1"
 
-_KINDS = {"established": 0, "syn": 1, "return": 2}  # enum traffic_kind
+# What is sent for each program: enum traffic_kind, and whether the shipped program is under test.
+_KINDS = {
+    "established": 0,
+    "syn": 1,
+    "return": 2,
+    "established-ipv6": 3,
+    "no-timestamp": 4,
+    "udp": 5,
+    "quic": 6,
+}
+_COMPARED = ("harness", "maglev", "lru")  # of bench/decision, with the packets of established connections
+_PROGRAMS = ("harness", *_KINDS, "maglev", "lru")
 _SYN, _ACK = 0x02, 0x10
-_PROGRAMS = ("harness", "established", "syn", "return", "maglev", "lru")
+_TCP, _UDP = 6, 17
+_FRAME = 66  # bytes, that the generator can write a whole TCP header into any of them
+_FLOW_RATE = 10_000  # per second, as poise.yaml has it by default
 
 
 def run(flows: list[int]) -> list[dict[str, object]]:
@@ -105,20 +132,27 @@ def _one_cpu() -> Iterator[None]:
 
 def _fill(balancer: Object, ifindex: int) -> None:
     """A VIP with a server for each id, so that any cookie names one."""
-    servers = tuple(
-        Server(number, f"s{number}", _FIRST_SERVER + number, _SERVER_PORT, State.READY, 0, declared=True)
-        for number in range(SERVER_IDS)
-    )
-    model = Model((Vip(_VIP.index, _VIP.name, _VIP.address, _VIP.port, _VIP.policy, servers),))
+    vips = []
+    for vip, first in _VIPS:
+        servers = tuple(
+            Server(number, f"s{number}", first + number, _SERVER_PORT, State.READY, 0, declared=True)
+            for number in range(SERVER_IDS)
+        )
+        vips.append(replace(vip, servers=servers))
+    model = Model(tuple(vips))
     hop = Hop(None, ifindex, _SERVER_MAC, _OWN_MAC, valid=True)
     shape = Shape(balancer.map("vips").max_entries, balancer.map("origins").max_entries)
-    hops = {server.address: hop for server in servers}
+    hops = {server.address: hop for _, server in model.servers()}
     content = desired(model, hops, frozenset(), {}, key=bytes(range(16)), present=Tables(), shape=shape)
-    maps = {name: balancer.map(name) for name in ("vips", "servers", "origins", "pools", "maglevs")}
+    tables = (
+        *("vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs"),
+        "quic_configs",
+    )
+    maps = {name: balancer.map(name) for name in tables}
     for step in plan(Tables(), content):
         carry_out(step, maps)
     rows = balancer.map("handshakes").max_entries
-    balancer.map("settings").set(0, {"handshake_mask": rows - 1})
+    balancer.map("settings").set(0, {"handshake_mask": rows - 1, "flow_rate": _FLOW_RATE})
 
 
 @dataclass(frozen=True)
@@ -129,14 +163,8 @@ class _Timing:
 
     def medians(self) -> dict[str, int]:
         shipped = self.balancer.program("balancer")
-        runs = {
-            "harness": ("established", self.generator.program("harness")),
-            "established": ("established", shipped),
-            "syn": ("syn", shipped),
-            "return": ("return", shipped),
-            "maglev": ("established", self.generator.program("maglev")),
-            "lru": ("established", self.generator.program("lru")),
-        }
+        runs = {name: (name, shipped) for name in _KINDS}
+        runs |= {name: ("established", self.generator.program(name)) for name in _COMPARED}
         self._once(*runs["lru"], WARM_UP * self.flows)
         times: dict[str, list[int]] = {name: [] for name in runs}
         for _ in range(REPETITIONS):
@@ -148,7 +176,8 @@ class _Timing:
         draw: dict[str, Any] = {
             "flows": self.flows,
             "kind": _KINDS[kind],
-            "vip": int(_VIP.address),
+            "vip": int(_QUIC_VIP.address if kind == "quic" else _VIP.address),
+            "vip6": address_row(_VIP6.address),
             "vip_port": _VIP.port,
             "first_server": int(_FIRST_SERVER),
             "server_port": _SERVER_PORT,
@@ -156,15 +185,28 @@ class _Timing:
         self.generator.map("draws").set(0, draw)
         self.generator.map("under_test").set(0, program.fd)
         result = self.generator.program("generate").test_run(_segment(kind), packets)
-        if result.verdict == _XDP_ABORTED:
-            raise PoiseError(f"the generator could not call {program.name}")
+        if result.verdict not in _SENT:
+            raise PoiseError(f"a packet of {kind} was not sent on by {program.name}: {result.verdict}")
         return result.nanoseconds
 
 
 def _segment(kind: str) -> bytes:
-    """Ethernet, IPv4 and TCP header with NOP, NOP, timestamp; the generator writes the rest."""
+    """A packet of that kind, of which the generator writes the rest; TCP with NOP, NOP, timestamp."""
+    family = b"\x86\xdd" if kind == "established-ipv6" else b"\x08\x00"
+    transport = _udp() if kind in ("udp", "quic") else _tcp(kind)
+    if kind == "established-ipv6":
+        ip = struct.pack("!IHBB32x", 6 << 28, len(transport), _TCP, 64)
+    else:
+        length = 20 + len(transport)
+        ip = struct.pack("!BBHHHBBHII", 0x45, 0, length, 0, 0x4000, 64, _TCP, 0, 0, 0)
+    return (bytes(12) + family + ip + transport).ljust(_FRAME, b"\0")
+
+
+def _tcp(kind: str) -> bytes:
+    options = b"" if kind == "no-timestamp" else b"\x01\x01\x08\x0a" + bytes(8)
     flags = _SYN if kind == "syn" else _ACK
-    ethernet = bytes(12) + b"\x08\x00"
-    ip = struct.pack("!BBHHHBBHII", 0x45, 0, 52, 0, 0x4000, 64, 6, 0, 0, 0)
-    tcp = struct.pack("!HHIIBBHHH", 0, 0, 1, 1, 8 << 4, flags, 1024, 0, 0)
-    return ethernet + ip + tcp + b"\x01\x01\x08\x0a" + bytes(8)
+    return struct.pack("!HHIIBBHHH", 0, 0, 1, 1, 20 + len(options) << 2, flags, 1024, 0, 0) + options
+
+
+def _udp() -> bytes:
+    return struct.pack("!HHHH", 0, 0, 32, 0) + bytes(24)

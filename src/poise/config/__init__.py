@@ -2,6 +2,16 @@
 """poise.yaml: its models, and `load`, which reads it or reports every mistake with its line."""
 
 from poise.config.load import ConfigError, Mistake, load
-from poise.config.model import Config, ServerConfig, VipConfig, XdpMode
+from poise.config.model import Config, InterfaceConfig, QuicIdsConfig, ServerConfig, VipConfig, XdpMode
 
-__all__ = ["Config", "ConfigError", "Mistake", "ServerConfig", "VipConfig", "XdpMode", "load"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "InterfaceConfig",
+    "Mistake",
+    "QuicIdsConfig",
+    "ServerConfig",
+    "VipConfig",
+    "XdpMode",
+    "load",
+]

@@ -6,45 +6,62 @@ be understood is passed over here, as it is reported on its own.
 """
 
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import chain
 from typing import NamedTuple
 
-from poise.config.fields import parse_address, parse_port, parse_prefix
-from poise.config.model import MAXIMUM_PREFIXES, MAXIMUM_SERVERS, MAXIMUM_VIPS
+from poise.config import protocols
+from poise.config.addresses import parse_address, parse_prefix
+from poise.config.fields import parse_port
+from poise.config.model import (
+    MAXIMUM_PREFIXES,
+    MAXIMUM_QUIC_IDS,
+    MAXIMUM_SERVERS,
+    MAXIMUM_TAGS,
+    MAXIMUM_VIPS,
+)
 from poise.config.yaml_lines import Document, Finding, Location, show
+from poise.endpoints import write_end
 
 
 class _Endpoint(NamedTuple):
     """The address and port of a VIP or server, as far as they could be read."""
 
     location: Location
-    address: IPv4Address | None
+    address: IPv4Address | IPv6Address | None
     port: int | None
-    protocol: object
+    transport: object  # tcp or udp
     name: object
 
     @property
     def key(self) -> tuple[object, ...] | None:
         """What no two of a kind may share; None if unknown."""
-        return None if self.address is None or self.port is None else (self.address, self.port, self.protocol)
+        return (
+            None if self.address is None or self.port is None else (self.address, self.port, self.transport)
+        )
 
     def at(self, key: str) -> Location:
         """Where the value of a key is."""
         return (*self.location, key)
 
     def __str__(self) -> str:
-        return f"{self.address}:{self.port}"
+        return write_end(self.address, self.port) if self.address and self.port else "?"
 
 
 def too_long(document: Document) -> Iterator[Finding]:
     """Lists with more items than poise can hold; what is too much is cut off the data."""
     yield from _cut(_list(document.data, "direct"), ("direct",), MAXIMUM_PREFIXES, "prefixes")
+    for index, interface in enumerate(_list(document.data, "interfaces")):
+        yield from _cut(
+            _list(interface, "vlans"), ("interfaces", index, "vlans"), MAXIMUM_TAGS, "VLAN tags of a frame"
+        )
     vips = _list(document.data, "vips")
     yield from _cut(vips, ("vips",), MAXIMUM_VIPS, "VIPs")
     for index, vip in enumerate(vips):
         servers = _list(vip, "servers")
         yield from _cut(servers, ("vips", index, "servers"), MAXIMUM_SERVERS, "servers in a VIP")
+        ids = _list(vip, "quic_ids")
+        yield from _cut(ids, ("vips", index, "quic_ids"), MAXIMUM_QUIC_IDS, "kinds of connection ids")
 
 
 def contradictions(document: Document) -> Iterator[Finding]:
@@ -66,8 +83,10 @@ def contradictions(document: Document) -> Iterator[Finding]:
     yield from _repeated_names(document, vips, "VIP")
     yield from _vips_in_direct(document, vips)
     yield from _repeated_servers(document, all_servers)
-    for servers_of_vip in servers:
+    for index, (vip, servers_of_vip) in enumerate(zip(vips, servers, strict=True)):
         yield from _repeated_names(document, servers_of_vip, "server")
+        yield from _other_families(document, vip, servers_of_vip)
+        yield from protocols.contradictions(document, index)
     yield from _servers_that_are_vips(document, vips, all_servers)
 
 
@@ -79,8 +98,9 @@ def _cut(items: list[object], location: Location, limit: int, what: str) -> Iter
 
 def _repeated_interfaces(document: Document) -> Iterator[Finding]:
     seen: dict[str, Location] = {}
-    for index, name in enumerate(_list(document.data, "interfaces")):
+    for index, interface in enumerate(_list(document.data, "interfaces")):
         location = ("interfaces", index)
+        name = interface.get("name") if isinstance(interface, dict) else interface
         if isinstance(name, str) and (first := seen.setdefault(name, location)) != location:
             mistake = f"interface {show(name)} is already on line {document.line(first)}"
             yield Finding(location, f"{mistake}: keep one of the two")
@@ -128,8 +148,20 @@ def _repeated_names(document: Document, endpoints: Iterable[_Endpoint], what: st
             yield Finding(endpoint.at("name"), f"{mistake}: choose another")
 
 
+def _other_families(document: Document, vip: _Endpoint, servers: Iterable[_Endpoint]) -> Iterator[Finding]:
+    for server in servers:
+        if vip.address and server.address and vip.address.version != server.address.version:
+            mistake = f"server {server.address} is IPv{server.address.version}, but its VIP on line"
+            line = document.line(vip.at("address"))
+            version = vip.address.version
+            yield Finding(
+                server.at("address"),
+                f"{mistake} {line} is IPv{version}: write the server's IPv{version} address",
+            )
+
+
 def _vips_in_direct(document: Document, vips: Iterable[_Endpoint]) -> Iterator[Finding]:
-    prefixes: list[tuple[int, IPv4Network]] = []
+    prefixes: list[tuple[int, IPv4Network | IPv6Network]] = []
     for index, written in enumerate(_list(document.data, "direct")):
         try:
             prefixes.append((document.line(("direct", index)), parse_prefix(written)))
@@ -163,7 +195,8 @@ def _endpoint(written: object, location: Location, vip: object) -> _Endpoint:
     except ValueError:
         port = None
     protocol = vip.get("protocol", "tcp") if isinstance(vip, dict) else None
-    return _Endpoint(location, address, port, protocol, values.get("name"))
+    transport = "udp" if protocol == "quic" else protocol
+    return _Endpoint(location, address, port, transport, values.get("name"))
 
 
 def _list(mapping: object, key: str) -> list[object]:

@@ -5,37 +5,25 @@ Every parser takes the value as read and raises ValueError with a sentence: what
 """
 
 import re
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, NetmaskValueError
 from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import BeforeValidator, ValidationInfo
 
+from poise.config.addresses import parse_text
 from poise.config.yaml_lines import Unquoted, show
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}")
+# What is not named is called by its address and port: of IPv6, [2001:db8::10]:80.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}|\[[0-9a-f:.]{2,45}\]:[0-9]{1,5}")
 _INTERFACE_BYTES: Final = 15  # IFNAMSIZ - 1, include/uapi/linux/if.h
 _SOCKET_BYTES: Final = 107  # sun_path less its final zero, include/uapi/linux/un.h
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST: Final = 365 * 86400
-_MINIMUM_ROWS: Final = 1024
-_MAXIMUM_ROWS: Final = 4194304
-
-
-def parse_text(value: object, what: str) -> str:
-    """Text; unquoted YAML that means something else is refused with the advice to quote it."""
-    match value:
-        case str():
-            return value
-        case None:
-            fault = "has no value: write one, or leave the key out"
-        case Unquoted():
-            fault = f'{value.text} is {value.kind} in YAML: put it in quotes, "{value.text}"'
-        case int() if not isinstance(value, bool):
-            fault = f'{value} is a number, not text: put it in quotes, "{value}"'
-        case _:
-            fault = f"must be text, not {show(value)}"
-    raise ValueError(f"{what} {fault}")
+_MAXIMUM_RATE: Final = 10_000_000
+_ROWS: Final = {  # the lowest and highest of each table whose rows are found by a mask
+    "handshake_rows": (1024, 4194304),
+    "connection_rows": (1, 32768),
+}
 
 
 def parse_whole_number(value: object, what: str, lowest: int, highest: int) -> int:
@@ -56,64 +44,8 @@ def parse_whole_number(value: object, what: str, lowest: int, highest: int) -> i
 
 
 def parse_port(value: object) -> int:
-    """A TCP port, 1 to 65535."""
+    """A port of TCP or UDP, 1 to 65535."""
     return parse_whole_number(value, "port", 1, 65535)
-
-
-def parse_address(value: object) -> IPv4Address:
-    """The IPv4 address of one host."""
-    if isinstance(value, IPv4Address):
-        address = value
-    else:
-        text = parse_text(value, "address")
-        try:
-            address = IPv4Address(text)
-        except AddressValueError as error:
-            raise ValueError(_address_mistake(text)) from error
-    kinds = {
-        "a loopback": address.is_loopback,
-        "a multicast": address.is_multicast,
-        "the broadcast": address == IPv4Address("255.255.255.255"),
-        "the unspecified": address.is_unspecified,
-    }
-    for kind, applies in kinds.items():
-        if applies:
-            raise ValueError(f"address {address} is {kind} address: write the address of one host")
-    return address
-
-
-def _address_mistake(text: str) -> str:
-    mistake = f"address {show(text)} is not an IPv4 address"
-    host, slash, _ = text.partition("/")
-    if slash:
-        return f"{mistake}: leave out the prefix length"
-    host, colon, port = text.partition(":")
-    if colon and port.isdecimal() and host.count(".") == host.count(":") + 3:
-        return f"{mistake}: write the port apart, as `port: {port}`"
-    try:
-        IPv6Address(text)
-    except AddressValueError:
-        pass
-    else:
-        return f"{mistake} but IPv6, which poise does not balance yet: write an IPv4 address"
-    if re.search(r"[A-Za-z]", text):
-        return f"{mistake}: host names are not looked up, write numbers like 192.0.2.10"
-    return f"{mistake}: write four numbers from 0 to 255 without leading zeros, like 192.0.2.10"
-
-
-def parse_prefix(value: object) -> IPv4Network:
-    """An IPv4 prefix, as ADDRESS/LENGTH."""
-    if isinstance(value, IPv4Network):
-        return value
-    text = parse_text(value, "direct prefix")
-    try:
-        return IPv4Network(text)
-    except (AddressValueError, NetmaskValueError) as error:
-        mistake = f"direct prefix {show(text)} is not an IPv4 prefix"
-        raise ValueError(f"{mistake}: write one like 10.0.0.0/8") from error
-    except ValueError as error:  # bits of the host are set
-        network = IPv4Network(text, strict=False)
-        raise ValueError(f"direct prefix {show(text)} has bits of a host set: write {network}") from error
 
 
 def parse_name(value: object) -> str:
@@ -152,13 +84,49 @@ def parse_duration(value: object) -> int:
     raise ValueError(f"duration {show(value)} is not understood: write seconds, or like 90s, 30m, 24h or 7d")
 
 
-def parse_rows(value: object) -> int:
-    """The size of the handshake table: a power of two."""
-    rows = parse_whole_number(value, "handshake_rows", _MINIMUM_ROWS, _MAXIMUM_ROWS)
+def parse_rows(value: object, info: ValidationInfo) -> int:
+    """The size of a table whose rows are found by a mask: a power of two."""
+    what = info.field_name or ""
+    rows = parse_whole_number(value, what, *_ROWS[what])
     if rows & (rows - 1):
         lower = 1 << (rows.bit_length() - 1)
-        raise ValueError(f"handshake_rows {rows} is not a power of two: write {lower} or {2 * lower}")
+        raise ValueError(f"{what} {rows} is not a power of two: write {lower} or {2 * lower}")
     return rows
+
+
+def parse_flow_rows(value: object) -> int:
+    """The size of the table of flows without a cookie."""
+    return parse_whole_number(value, "flow_rows", 1024, 4194304)
+
+
+def parse_flow_rate(value: object) -> int:
+    """How many flows without a cookie each CPU may remember anew in a second."""
+    return parse_whole_number(value, "flow_rate", 1, _MAXIMUM_RATE)
+
+
+def parse_weight(value: object) -> int:
+    """A server's share of what is placed by hash, 1 to 100."""
+    return parse_whole_number(value, "weight", 1, 100)
+
+
+def parse_vlan(value: object) -> int:
+    """A VLAN id, 1 to 4094 (IEEE 802.1Q reserves 0 and 4095)."""
+    return parse_whole_number(value, "VLAN id", 1, 4094)
+
+
+def parse_codepoint(value: object) -> int:
+    """A value of a connection id's config-rotation bits; 7 says that the id names no server."""
+    return parse_whole_number(value, "config", 0, 6)
+
+
+def parse_server_id_length(value: object) -> int:
+    """Bytes of the server id in a QUIC connection id (draft-ietf-quic-load-balancers, section 3)."""
+    return parse_whole_number(value, "server_id_length", 1, 15)
+
+
+def parse_nonce_length(value: object) -> int:
+    """Bytes of the nonce in a QUIC connection id (draft-ietf-quic-load-balancers, section 3)."""
+    return parse_whole_number(value, "nonce_length", 4, 18)
 
 
 def parse_path(value: object, info: ValidationInfo) -> Path:
@@ -172,11 +140,17 @@ def parse_path(value: object, info: ValidationInfo) -> Path:
     return path
 
 
-Address = Annotated[IPv4Address, BeforeValidator(parse_address)]
 Port = Annotated[int, BeforeValidator(parse_port)]
-Prefix = Annotated[IPv4Network, BeforeValidator(parse_prefix)]
 Name = Annotated[str, BeforeValidator(parse_name)]
 Interface = Annotated[str, BeforeValidator(parse_interface)]
 Duration = Annotated[int, BeforeValidator(parse_duration)]
 Rows = Annotated[int, BeforeValidator(parse_rows)]
+FlowRows = Annotated[int, BeforeValidator(parse_flow_rows)]
+FlowRate = Annotated[int, BeforeValidator(parse_flow_rate)]
+Weight = Annotated[int, BeforeValidator(parse_weight)]
+Vlan = Annotated[int, BeforeValidator(parse_vlan)]
+Codepoint = Annotated[int, BeforeValidator(parse_codepoint)]
+ServerIdLength = Annotated[int, BeforeValidator(parse_server_id_length)]
+NonceLength = Annotated[int, BeforeValidator(parse_nonce_length)]
 AbsolutePath = Annotated[Path, BeforeValidator(parse_path)]
+OptionalPath = Annotated[Path | None, BeforeValidator(parse_path)]

@@ -2,22 +2,24 @@
 """Read poise.yaml, or say everything that is wrong with it."""
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from poise.config import cross, yaml_lines
-from poise.config.model import Config, ServerConfig, VipConfig
-from poise.config.wording import findings
+from poise.config.model import Config, InterfaceConfig, QuicIdsConfig, ServerConfig, VipConfig
+from poise.config.wording import Place, Places, findings
 from poise.errors import PoiseError
 
 _MAXIMUM_BYTES: Final = 1 << 20  # some 20,000 servers
-_MODELS: Final[Mapping[str, type[BaseModel]]] = {
-    "the configuration": Config,
-    "a VIP": VipConfig,
-    "a server": ServerConfig,
+_PLACES: Final[Places] = {
+    "": Place("the configuration", Config),
+    "vips": Place("a VIP", VipConfig),
+    "servers": Place("a server", ServerConfig),
+    "quic_ids": Place("an item of quic_ids", QuicIdsConfig),
+    "interfaces": Place("an interface", InterfaceConfig),
 }
 
 
@@ -63,12 +65,12 @@ def load(path: Path) -> Config:
     try:
         config = Config.model_validate(document.data)
     except ValidationError as error:
-        found += findings(error.errors(), _MODELS)
+        found += findings(error.errors(), _PLACES)
     spoilt = {fault.location for fault in document.faults}
     mistakes += [
         Mistake(str(path), document.line(location, at_key=at_key), message)
         for location, message, at_key in found
-        if location not in spoilt
+        if not any(location[:length] in spoilt for length in range(len(location) + 1))
     ]
     if config is None or mistakes:
         raise ConfigError(mistakes)

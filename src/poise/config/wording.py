@@ -3,7 +3,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -16,30 +16,41 @@ _EXAMPLES: Final = {
     "interfaces": "interfaces: [eth0, eth1]",
     "port": "port: 80",
     "servers": "servers: [{address: 10.0.0.1, port: 8080}]",
+    "quic_ids": "quic_ids: [{config: 0}]",
     "vips": "vips: [{address: 192.0.2.10, port: 80, servers: []}]",
 }
 
 
-def findings(errors: Iterable[ErrorDetails], models: Mapping[str, type[BaseModel]]) -> Iterator[Finding]:
+class Place(NamedTuple):
+    """What a mapping is called in a sentence ("a server"), and its model."""
+
+    name: str
+    model: type[BaseModel]
+
+
+Places = Mapping[str, Place]
+"""By the key of the list in which a mapping stands; "" for the outermost one, which comes first."""
+
+
+def findings(errors: Iterable[ErrorDetails], places: Places) -> Iterator[Finding]:
     """One sentence an error, with its location.
 
-    models: what a mapping is called in a sentence ("a server") and its model, the outermost first.
     A missing key is left out where an unknown key beside it must have meant it.
     """
     found = list(errors)
     meant = {
         (*error["loc"][:-1], guess)
         for error in found
-        if error["type"] == "extra_forbidden" and (guess := _guess(error["loc"], models))
+        if error["type"] == "extra_forbidden" and (guess := _guess(error["loc"], places))
     }
     for error in found:
         kind, location = error["type"], error["loc"]
         meant_by_unknown = kind == "missing" and location in meant
         if kind != "default_factory_not_called" and not meant_by_unknown:
-            yield Finding(location, _sentence(error, models), at_key=kind == "extra_forbidden")
+            yield Finding(location, _sentence(error, places), at_key=kind == "extra_forbidden")
 
 
-def _sentence(error: ErrorDetails, models: Mapping[str, type[BaseModel]]) -> str:
+def _sentence(error: ErrorDetails, places: Places) -> str:
     location = error["loc"]
     key = str(location[-1]) if location else ""
     example = f", like `{_EXAMPLES[key]}`" if key in _EXAMPLES else ""
@@ -47,12 +58,14 @@ def _sentence(error: ErrorDetails, models: Mapping[str, type[BaseModel]]) -> str
         case "value_error":
             sentence = str(error["ctx"]["error"])
         case "missing":
-            sentence = f'{_mapping(location[:-1], models)} has no "{key}": write it{example}'
+            sentence = f'{_place(location[:-1], places).name} has no "{key}": write it{example}'
         case "extra_forbidden":
-            sentence = _unknown_key(location, models)
+            sentence = _unknown_key(location, places)
         case "model_type":
-            keys = ", ".join(f"{name}:" for name in _model(location, models).model_fields)
-            sentence = f"{_mapping(location, models)} must have keys ({keys}), not be {show(error['input'])}"
+            keys = ", ".join(f"{name}:" for name in _place(location, places).model.model_fields)
+            sentence = (
+                f"{_place(location, places).name} must have keys ({keys}), not be {show(error['input'])}"
+            )
         case "list_type":
             sentence = f'"{key}" must be a list, not {show(error["input"])}: write one{example}'
         case "too_short":
@@ -65,29 +78,25 @@ def _sentence(error: ErrorDetails, models: Mapping[str, type[BaseModel]]) -> str
     return sentence
 
 
-def _mapping(location: Location, models: Mapping[str, type[BaseModel]]) -> str:
-    """What the mapping at a location is called: its depth tells which model it has."""
-    return list(models)[len(location) // 2]
+def _place(location: Location, places: Places) -> Place:
+    """The mapping at a location, which is an item of a list unless it is the outermost one."""
+    return places[str(location[-2]) if len(location) > 1 else ""]
 
 
-def _model(location: Location, models: Mapping[str, type[BaseModel]]) -> type[BaseModel]:
-    return models[_mapping(location, models)]
-
-
-def _guess(location: Location, models: Mapping[str, type[BaseModel]]) -> str | None:
+def _guess(location: Location, places: Places) -> str | None:
     """The key that an unknown key was meant to be."""
     key = str(location[-1]).lower().replace("-", "_")
-    known = _model(location[:-1], models).model_fields
+    known = _place(location[:-1], places).model.model_fields
     return next(iter(difflib.get_close_matches(key, known, n=1)), None)
 
 
-def _unknown_key(location: Location, models: Mapping[str, type[BaseModel]]) -> str:
-    here = _mapping(location[:-1], models)
+def _unknown_key(location: Location, places: Places) -> str:
+    here = _place(location[:-1], places).name
     mistake = f"{here} has no key {show(location[-1])}"
-    if guess := _guess(location, models):
+    if guess := _guess(location, places):
         return f'{mistake}: did you mean "{guess}"?'
-    for place, model in models.items():
-        if place != here and location[-1] in model.model_fields:
-            return f"{mistake}: it belongs to {place}"
-    known = ", ".join(_model(location[:-1], models).model_fields)
+    for place in places.values():
+        if place.name != here and location[-1] in place.model.model_fields:
+            return f"{mistake}: it belongs to {place.name}"
+    known = ", ".join(_place(location[:-1], places).model.model_fields)
     return f"{mistake}: write one of {known}"

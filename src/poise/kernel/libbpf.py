@@ -103,6 +103,17 @@ class Program:
         )
         return TestRun(options.retval, out.raw[: options.data_size_out], options.duration)
 
+    def call(self, argument: bytes) -> int:
+        """Run a program of the section `syscall` with its argument; returns its signed result."""
+        data = ctypes.create_string_buffer(argument, len(argument))
+        options = _TestRunOptions(
+            sz=ctypes.sizeof(_TestRunOptions), ctx_in=ctypes.addressof(data), ctx_size_in=len(argument)
+        )
+        check(
+            f"run BPF program {self.name}", library().bpf_prog_test_run_opts(self.fd, ctypes.byref(options))
+        )
+        return ctypes.c_int32(options.retval).value
+
 
 class Link:
     """An attachment of an XDP program that lives as long as somebody holds or pins it."""

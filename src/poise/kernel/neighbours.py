@@ -119,13 +119,13 @@ def probe(ifindex: int, address: IPv4Address | IPv6Address) -> None:
 
 
 def refresh_stale(ifindices: Collection[int]) -> int:
-    """Have the kernel check the MAC of each IPv4 neighbour on these interfaces that was not heard of lately.
+    """Have the kernel check the MAC of each neighbour on these interfaces that was not heard of lately.
 
     Returns how many are checked. Entries that the kernel keeps fresh, or others care for, are left alone.
     """
     stale = [
         entry
-        for entry in map(parse, dump(rtnl.RTM_GETNEIGH, {"family": socket.AF_INET}))
+        for entry in map(parse, dump(rtnl.RTM_GETNEIGH, {}))
         if entry and entry.ifindex in ifindices and entry.state & NUD_STALE
     ]
     due = [entry for entry in stale if not (entry.managed or entry.foreign)]

@@ -14,12 +14,18 @@ _SYSCTLS = Path("/proc/sys")
 _SWAPPED = str.maketrans("./", "/.")
 
 
-def interface_sysctl(interface: str, name: str, table: Literal["conf", "neigh"] = "conf") -> str:
-    """The key of an interface's IPv4 sysctl: net.ipv4.conf.eth0.forwarding.
+def interface_sysctl(
+    interface: str,
+    name: str,
+    table: Literal["conf", "neigh"] = "conf",
+    *,
+    family: Literal["ipv4", "ipv6"] = "ipv4",
+) -> str:
+    """The key of an interface's sysctl: net.ipv4.conf.eth0.forwarding.
 
     A dot in the interface's name becomes a slash, as sysctl(8) has it: net.ipv4.conf.eth0/100.forwarding.
     """
-    return f"net.ipv4.{table}.{interface.replace('.', '/')}.{name}"
+    return f"net.{family}.{table}.{interface.replace('.', '/')}.{name}"
 
 
 def read_sysctl(key: str) -> str:

@@ -66,6 +66,14 @@ class Message:
         value = self.attributes.get(name)
         return value if isinstance(value, str) else None
 
+    def nested(self, *names: str) -> Mapping[str, object]:
+        """The attributes within an attribute, or within one in there, by name; none if it is not there."""
+        found = self.attributes
+        for name in names:
+            inner = found.get(name)
+            found = dict(dict.get(inner, "attrs", ())) if isinstance(inner, dict) else {}
+        return found
+
 
 def request(
     kind: int,
@@ -133,7 +141,7 @@ class Subscription:
                     raise
                 self._drain()
                 return None
-            return [message for _, message in _decode(data)]
+            return [message for _, message in decode(data)]
 
     def _drain(self) -> None:
         """Read away what came before the loss.
@@ -174,8 +182,8 @@ def _encode(kind: int, flags: int, fields: Mapping[str, int], attributes: Mappin
     return bytes(message.data)
 
 
-def _decode(data: bytes) -> Iterator[tuple[int, Message]]:
-    """The messages of a datagram, each with its flags."""
+def decode(data: bytes) -> Iterator[tuple[int, Message]]:
+    """The messages of a datagram from the kernel, each with its flags."""
     offset = 0
     while offset + _HEADER.size <= len(data):
         length, kind, flags, _, _ = _HEADER.unpack_from(data, offset)
@@ -190,7 +198,7 @@ def _decode(data: bytes) -> Iterator[tuple[int, Message]]:
 def _answers(kernel: socket.socket) -> Iterator[Message]:
     while True:
         data = _receive(kernel)
-        for flags, message in _decode(data):
+        for flags, message in decode(data):
             if flags & _DUMP_INTERRUPTED:
                 raise InterruptedError
             if message.kind == NLMSG_DONE:

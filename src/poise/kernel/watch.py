@@ -4,7 +4,7 @@
 import socket
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_interface
 
 from pyroute2.netlink import rtnl
 
@@ -14,6 +14,7 @@ from poise.kernel.rtnetlink import Message, Subscription
 
 _IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
+_RTNLGRP_IPV6_RULE = 19
 _RTNLGRP_NEXTHOP = 32
 _GROUPS = (
     rtnl.RTNLGRP_LINK,
@@ -21,6 +22,9 @@ _GROUPS = (
     rtnl.RTNLGRP_IPV4_IFADDR,
     rtnl.RTNLGRP_IPV4_ROUTE,
     rtnl.RTNLGRP_IPV4_RULE,
+    rtnl.RTNLGRP_IPV6_IFADDR,
+    rtnl.RTNLGRP_IPV6_ROUTE,
+    _RTNLGRP_IPV6_RULE,
     _RTNLGRP_NEXTHOP,
 )
 _RTM_NEWNEXTHOP, _RTM_DELNEXTHOP = 104, 105
@@ -53,10 +57,10 @@ class LinkChange:
 
 @dataclass(frozen=True, slots=True)
 class AddressChange:
-    """An interface got or lost an IPv4 address."""
+    """An interface got or lost an address."""
 
     ifindex: int
-    address: IPv4Interface
+    address: IPv4Interface | IPv6Interface
     gone: bool
 
 
@@ -64,7 +68,7 @@ class AddressChange:
 class RouteChange:
     """Routes to this network changed; None: a rule or a shared next hop did, so any route may have."""
 
-    destination: IPv4Network | None
+    destination: IPv4Network | IPv6Network | None
 
 
 Event = Overrun | NeighbourChange | LinkChange | AddressChange | RouteChange
@@ -98,11 +102,14 @@ def _event(message: Message) -> Event | None:
     if kind in {rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK}:
         return _link_change(message, gone=gone)
     if kind in {rtnl.RTM_NEWADDR, rtnl.RTM_DELADDR}:
-        address = IPv4Interface(f"{message.text('IFA_LOCAL')}/{message.fields['prefixlen']}")
+        # IPv6 has no IFA_LOCAL but on point-to-point links (inet6_fill_ifaddr)
+        text = message.text("IFA_LOCAL") or message.text("IFA_ADDRESS")
+        address = ip_interface(f"{text}/{message.fields['prefixlen']}")
         return AddressChange(message.fields["index"], address, gone)
     if kind in {rtnl.RTM_NEWROUTE, rtnl.RTM_DELROUTE}:
+        kind_of_network = IPv6Network if message.fields["family"] == socket.AF_INET6 else IPv4Network
         destination = message.text("RTA_DST") or 0  # a default route names none
-        return RouteChange(IPv4Network((destination, message.fields["dst_len"])))
+        return RouteChange(kind_of_network((destination, message.fields["dst_len"])))
     if kind in _ANY_ROUTE:
         return RouteChange(None)
     return None

@@ -4,8 +4,8 @@
 import time
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from ipaddress import IPv4Address
 
+from poise.lab.addresses import IPAddress, in_url
 from poise.lab.namespaces import LabError, Namespace
 
 _CHUNK = bytes(1 << 18)
@@ -26,7 +26,7 @@ class Goodput:
 
 
 def download(
-    namespace: Namespace, address: IPv4Address, port: int, file: str, *, timeout: float = 60
+    namespace: Namespace, address: IPAddress, port: int, file: str, *, timeout: float = 60
 ) -> Goodput:
     """Fetch `/files/FILE`; raises LabError if the transfer breaks or stalls for `timeout` seconds."""
     connection = _connect(namespace, address, port, timeout)
@@ -40,16 +40,16 @@ def download(
             octets += count
         seconds = time.monotonic() - start
     except (OSError, HTTPException) as error:
-        raise LabError(f"the download of {file} from {address}:{port} broke: {error!r}") from None
+        raise LabError(f"the download of {file} from {in_url(address)}:{port} broke: {error!r}") from None
     finally:
         connection.close()
     if octets != int(answer.headers["Content-Length"]):
-        raise LabError(f"the download of {file} from {address}:{port} ended after {octets} octets")
+        raise LabError(f"the download of {file} from {in_url(address)}:{port} ended after {octets} octets")
     return Goodput(octets, seconds, answer.headers["Server-Name"])
 
 
 def upload(
-    namespace: Namespace, address: IPv4Address, port: int, octets: int, *, timeout: float = 60
+    namespace: Namespace, address: IPAddress, port: int, octets: int, *, timeout: float = 60
 ) -> Goodput:
     """Put a file of about `octets` octets; raises LabError if that breaks or stalls for `timeout` seconds."""
     connection = _connect(namespace, address, port, timeout)
@@ -64,19 +64,19 @@ def upload(
         answer = _answer(connection, 201, 204)  # the server answers when it has taken the whole body
         seconds = time.monotonic() - start
     except (OSError, HTTPException) as error:
-        raise LabError(f"the upload to {address}:{port} broke: {error!r}") from None
+        raise LabError(f"the upload to {in_url(address)}:{port} broke: {error!r}") from None
     finally:
         connection.close()
     return Goodput(chunks * len(_CHUNK), seconds, answer.headers["Server-Name"])
 
 
-def _connect(namespace: Namespace, address: IPv4Address, port: int, timeout: float) -> HTTPConnection:
+def _connect(namespace: Namespace, address: IPAddress, port: int, timeout: float) -> HTTPConnection:
     connection = HTTPConnection(str(address), port, timeout=timeout)
     try:
         with namespace.enter():  # a socket stays in the namespace where it was opened
             connection.connect()
     except OSError as error:
-        raise LabError(f"cannot connect to {address}:{port}: {error}") from None
+        raise LabError(f"cannot connect to {in_url(address)}:{port}: {error}") from None
     return connection
 
 

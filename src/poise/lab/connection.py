@@ -8,6 +8,8 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from poise.lab.addresses import socket_family
+
 _REASONS = {
     errno.ECONNRESET: "reset",
     errno.EPIPE: "reset",
@@ -44,7 +46,7 @@ class Connection:
         self._on_answer = on_answer
         self._on_end = on_end
         self._received = b""
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._socket = socket.socket(socket_family(address.host), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._fd = self._socket.fileno()
         self._loop.add_writer(self._fd, self._opened)
         error = self._socket.connect_ex((address.host, address.port))

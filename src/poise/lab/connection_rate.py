@@ -6,8 +6,8 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
+from poise.lab.addresses import IPAddress, in_url
 from poise.lab.namespaces import LabError, Namespace, end
 
 _COUNTER = "TcpActiveOpens"
@@ -34,7 +34,7 @@ class ConnectionRate:
 
 def connection_rate(
     namespace: Namespace,
-    address: IPv4Address,
+    address: IPAddress,
     port: int,
     *,
     total: int = 500_000,
@@ -50,7 +50,7 @@ def connection_rate(
     process = namespace.popen(
         [
             *("wrk", "--threads", "2", "--connections", str(parallel), "--duration", f"{timeout:.0f}s"),
-            *("--header", "Connection: close", f"http://{address}:{port}/"),
+            *("--header", "Connection: close", f"http://{in_url(address)}:{port}/"),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from types import TracebackType
 from typing import Self
 
+from poise.lab.addresses import IPAddress, socket_family
 from poise.lab.namespaces import LabError, Namespace
 from poise.lab.nginx import Nginx
 
@@ -72,10 +72,12 @@ class Listeners:
         for server in servers:
             self.listen(server.namespace, server.name, server.address)
 
-    def listen(self, namespace: Namespace, name: str, address: IPv4Address) -> None:
+    def listen(self, namespace: Namespace, name: str, address: IPAddress) -> None:
         """Listen in a namespace, as a server of this name."""
         with namespace.enter():
-            listening = socket.create_server((str(address), self.port), backlog=1024)
+            listening = socket.create_server(
+                (str(address), self.port), family=socket_family(address), backlog=1024
+            )
         listening.setblocking(False)
         self._selector.register(listening, selectors.EVENT_READ, name)
 
@@ -96,7 +98,8 @@ class Listeners:
                 if listening is self._stopped or not isinstance(listening, socket.socket):
                     return
                 with suppress(BlockingIOError):  # it was reset before we came
-                    self._hand_over(key.data, *listening.accept())
+                    accepted, client = listening.accept()
+                    self._hand_over(key.data, accepted, client[:2])
 
     def _hand_over(self, name: str, end: socket.socket, client: tuple[str, int]) -> None:
         with suppress(ConnectionError):  # whoever asks for this end finds out
@@ -115,7 +118,7 @@ class Conversation:
     def __init__(
         self,
         namespace: Namespace,
-        address: IPv4Address,
+        address: IPAddress,
         listeners: Listeners,
         *,
         port: int | None = None,
@@ -128,7 +131,7 @@ class Conversation:
         client's kernel tells it.
         """
         with namespace.enter():
-            self.client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            self.client = socket.socket(socket_family(address), socket.SOCK_STREAM)
         try:
             self.client.settimeout(timeout)
             self.client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -136,7 +139,7 @@ class Conversation:
             self.client.bind(("", source_port))
             self.client.connect((str(address), port or listeners.port))
             _expect(self.client, listeners.greeting)
-            self.name: tuple[str, int] = self.client.getsockname()
+            self.name: tuple[str, int] = self.client.getsockname()[:2]
             self.server_name, self.server = listeners.take(self.name, timeout)
         except BaseException:
             self.client.close()

@@ -6,11 +6,13 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from poise.lab.capture import tags_of
 from poise.lab.conversation import Conversation
 from poise.lab.namespaces import Namespace
 
 _ETH_P_ALL = 3
-_TCP_AT = 14 + 20  # octets: Ethernet header, IP header without options
+_ETHER_TYPE_AT = 12
+_TCP_AT = {b"\x08\x00": 14 + 20, b"\x86\xdd": 14 + 40}  # octets, by EtherType: Ethernet and IP header
 _PSH = 8
 _PAUSE = 0.00002  # seconds; in truth it takes the better part of 0.1 ms
 
@@ -30,7 +32,9 @@ class Duplicates:
         source = source_port.to_bytes(2, "big")
         while True:
             self._frame = self._socket.recv(2048)
-            if self._frame[_TCP_AT : _TCP_AT + 2] == source and self._frame[_TCP_AT + 13] & _PSH:
+            tags = 4 * len(tags_of(self._frame))
+            at = tags + _TCP_AT.get(self._frame[_ETHER_TYPE_AT + tags : _ETHER_TYPE_AT + tags + 2], 0)
+            if at > tags and self._frame[at : at + 2] == source and self._frame[at + 13] & _PSH:
                 break
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._repeat, daemon=True)

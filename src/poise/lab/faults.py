@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from poise.lab.addresses import Family
 from poise.lab.namespaces import Namespace
 
 Hook = Literal["prerouting", "output"]
@@ -24,12 +25,14 @@ def syn(port: int) -> str:
     return f"tcp dport {port} tcp flags & (fin | syn | rst | ack) == syn"
 
 
-def bare_ack(port: int) -> str:
+def bare_ack(port: int, family: Family = 4) -> str:
     """Matches acknowledgements to a port without payload, with timestamps as their only option.
 
-    The first of a connection is the handshake's ACK: 20 octets of IP header, 20 of TCP header, 12 of options.
+    The first of a connection is the handshake's ACK: 20 octets of TCP header, 12 of options, and before them
+    20 of IPv4's header, which its length includes, or IPv6's, which its length does not.
     """
-    return f"tcp dport {port} tcp flags & (fin | syn | rst | psh | ack) == ack ip length 52"
+    length = "ip length 52" if family == 4 else "ip6 length 32"
+    return f"tcp dport {port} tcp flags & (fin | syn | rst | psh | ack) == ack {length}"
 
 
 def question(port: int) -> str:
@@ -52,7 +55,7 @@ class Fault:
     @property
     def dropped(self) -> int:
         """Packets dropped so far."""
-        listed = json.loads(self._namespace.run(["nft", "-j", "list", "table", "ip", self._table]))
+        listed = json.loads(self._namespace.run(["nft", "-j", "list", "table", "inet", self._table]))
         return sum(
             int(expression["counter"]["packets"])
             for item in listed["nftables"]
@@ -67,7 +70,8 @@ def drop_random(
 ) -> Iterator[Fault]:
     """Drop each packet that matches with a probability (0 to 1), independently of the others.
 
-    `match` is an nftables expression, "" matches all of IPv4. `prerouting` sees what the namespace receives,
+    `match` is an nftables expression, "" matches all of IPv4 and IPv6, neighbour
+    discovery included. `prerouting` sees what the namespace receives,
     `output` what it sends itself.
     """
     limit = round(probability * _PER_MILLION)
@@ -99,10 +103,10 @@ def _rule(namespace: Namespace, match: str, hook: Hook) -> Iterator[Fault]:
     table = f"faults{next(_numbers)}"
     namespace.run(
         ["nft", "-f", "-"],
-        text=f"table ip {table} {{\n chain drops {{\n  type filter hook {hook} priority raw\n"
+        text=f"table inet {table} {{\n chain drops {{\n  type filter hook {hook} priority raw\n"
         f"  {match} counter drop\n }}\n}}\n",
     )
     try:
         yield Fault(namespace, table)
     finally:
-        namespace.run(["nft", "delete", "table", "ip", table])
+        namespace.run(["nft", "delete", "table", "inet", table])

@@ -25,6 +25,13 @@ NETNS = Path("/run/netns")
 BPFFS = Path("/sys/fs/bpf")
 CLONE_NEWNET = 0x40000000
 GRACE = 3.0  # seconds a process gets between SIGTERM and SIGKILL
+_IPV6_SETTINGS = {
+    "disable_ipv6": 0,
+    "accept_dad": 0,
+    "accept_ra": 0,
+    "accept_redirects": 0,  # with one arm, hosts would be told to talk past the balancer
+    "router_solicitations": 0,
+}
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -186,6 +193,19 @@ class Namespace:
                         f"cannot set {name} to {value!r} in a namespace: {error.strerror}"
                     ) from None
 
+    def enable_ipv6(self) -> None:
+        """Have IPv6 in here, with addresses that are in use at once, and nothing learned from routers.
+
+        Before the links are made: they take over what is the default by then.
+        """
+        self.sysctl(
+            {
+                f"net.ipv6.conf.{which}.{name}": value
+                for which in ("all", "default")
+                for name, value in _IPV6_SETTINGS.items()
+            }
+        )
+
     def offloads(self, interface: str) -> None:
         """Have every frame and checksum that a veth sends be real, and what it receives stay in order.
 
@@ -199,7 +219,10 @@ class Namespace:
         """All SNMP counters of this namespace under nstat's names (`TcpExtTSEcrRejected`), zeros included."""
         with self.enter():
             # /proc/net is the main thread's; this may run in another.
-            texts = [Path(f"/proc/thread-self/net/{name}").read_text() for name in ("snmp", "netstat")]
+            texts = [
+                Path(f"/proc/thread-self/net/{name}").read_text() for name in ("snmp", "netstat", "snmp6")
+            ]
+        ipv6 = texts.pop().split()
         lines = "".join(texts).splitlines()
         counters: dict[str, int] = {}
         for names, values in zip(lines[::2], lines[1::2], strict=True):
@@ -208,7 +231,8 @@ class Namespace:
                 group[:-1] + column: int(value)
                 for column, value in zip(columns, values.split()[1:], strict=True)
             }
-        return counters
+        # One name and its value a line, and without IPv6 in the namespace zeros.
+        return counters | {name: int(value) for name, value in zip(ipv6[::2], ipv6[1::2], strict=True)}
 
 
 class Lab:

@@ -4,9 +4,9 @@
 import subprocess
 import time
 from http.client import HTTPConnection, HTTPException
-from ipaddress import IPv4Address
 from pathlib import Path
 
+from poise.lab.addresses import IPAddress
 from poise.lab.namespaces import LabError, Namespace, end
 
 PORT = 80
@@ -32,7 +32,7 @@ http {{
     client_header_timeout 1h;
     client_max_body_size 0;
     server {{
-        listen {port} backlog=65535;
+        {listen}
         location = / {{ default_type text/plain; return 200 "{name}\\n"; }}
         add_header Server-Name {name};
         location /files/ {{ root {directory}; }}
@@ -46,7 +46,7 @@ class Nginx:
     """One nginx process: `GET /` answers its name, `/files/NAME` a file, `PUT /uploads/NAME` takes one."""
 
     def __init__(
-        self, namespace: Namespace, name: str, address: IPv4Address, directory: Path, port: int = PORT
+        self, namespace: Namespace, name: str, address: IPAddress, directory: Path, port: int = PORT
     ) -> None:
         self.namespace = namespace
         self.name = name
@@ -63,12 +63,13 @@ class Nginx:
     def start(self) -> None:
         """Start it and return once it answers; raises LabError with its error log if it does not."""
         (self.directory / "files").mkdir(parents=True, exist_ok=True)
+        everywhere = ("", "[::]:") if self.address.version == 6 else ("",)
         configuration = self.directory / "nginx.conf"
         configuration.write_text(
             _CONFIGURATION.format(
                 directory=self.directory,
                 name=self.name,
-                port=self.port,
+                listen=" ".join(f"listen {where}{self.port} backlog=65535;" for where in everywhere),
                 temporary=" ".join(f"{kind}_temp_path {self.directory}/{kind};" for kind in _TEMPORARY),
             )
         )

@@ -16,9 +16,9 @@ import sys
 import time
 from collections import deque
 from contextlib import suppress
-from ipaddress import IPv4Interface
 from pathlib import Path
 
+from poise.lab.addresses import IPInterface, adding
 from poise.lab.namespaces import LabError, Namespace, entered, python
 
 DEVICE = "wan"
@@ -26,7 +26,7 @@ DEVICE = "wan"
 _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
 _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
-_TUN_F_CSUM, _TUN_F_TSO4 = 0x01, 0x02
+_TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6 = 0x01, 0x02, 0x04
 _LARGEST = 65536 + 10  # an IP packet and the virtio-net header before it
 _BATCH = 64
 
@@ -92,13 +92,13 @@ def attach(namespace: Path) -> int:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         flags = _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", DEVICE.encode(), flags))
-        fcntl.ioctl(fd, _TUNSETOFFLOAD, _TUN_F_CSUM | _TUN_F_TSO4)
+        fcntl.ioctl(fd, _TUNSETOFFLOAD, _TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO6)
     return fd
 
 
 def join(
-    a: tuple[Namespace, IPv4Interface],
-    b: tuple[Namespace, IPv4Interface],
+    a: tuple[Namespace, IPInterface],
+    b: tuple[Namespace, IPInterface],
     *,
     delay: float,
     limit: int | None = None,
@@ -110,7 +110,7 @@ def join(
     for namespace, address in (a, b):
         namespace.ip(
             f"tuntap add dev {DEVICE} mode tun vnet_hdr",
-            f"address add {address} dev {DEVICE}",
+            adding(address, DEVICE),
             # Else a burst of TCP's slow start overflows the queue before the relay comes to read it.
             f"link set {DEVICE} txqueuelen 20000 up",
         )

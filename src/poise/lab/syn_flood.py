@@ -4,8 +4,8 @@
 import secrets
 import socket
 import struct
-from ipaddress import IPv4Address
 
+from poise.lab.addresses import IPAddress, socket_family
 from poise.lab.namespaces import Namespace
 
 _LOWEST_PORT = 1024
@@ -16,16 +16,15 @@ _TIMESTAMP = bytes.fromhex("0101080a 00000001 00000000")  # NOP, NOP, timestamp
 _HEADER = struct.Struct("!HHIIBBHHH")
 
 
-def syn_flood(
-    namespace: Namespace, source: IPv4Address, address: IPv4Address, port: int, number: int
-) -> None:
+def syn_flood(namespace: Namespace, source: IPAddress, address: IPAddress, port: int, number: int) -> None:
     """Send `number` SYNs to a service, each from another port of `source`, the namespace's address.
 
     To a port where nobody listens, else the servers repeat their SYN-ACKs for a minute.
     """
     with namespace.enter():
-        sender = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+        sender = socket.socket(socket_family(address), socket.SOCK_RAW, socket.IPPROTO_TCP)
     length = _HEADER.size + len(_TIMESTAMP)
+    # RFC 9293, 3.1, and RFC 8200, 8.1: in both families the sum is that of these words.
     pseudo = source.packed + address.packed + struct.pack("!HH", socket.IPPROTO_TCP, length)
     with sender:
         for count in range(number):

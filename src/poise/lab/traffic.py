@@ -6,9 +6,9 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
-from ipaddress import IPv4Address
 from typing import Generic, TypeVar
 
+from poise.lab.addresses import IPAddress
 from poise.lab.long_lived import LongLivedCounts
 from poise.lab.namespaces import LabError, Namespace, end, python
 from poise.lab.short_requests import ShortRequestsCounts
@@ -84,7 +84,7 @@ class Traffic(Generic[Counts]):
 
 def long_lived(
     namespace: Namespace,
-    address: IPv4Address,
+    address: IPAddress,
     port: int,
     *,
     connections: int,
@@ -103,7 +103,7 @@ def long_lived(
 
 
 def short_requests(
-    namespace: Namespace, address: IPv4Address, port: int, *, rate: float, timeout: float = 5.0
+    namespace: Namespace, address: IPAddress, port: int, *, rate: float, timeout: float = 5.0
 ) -> Traffic[ShortRequestsCounts]:
     """Send `rate` requests a second, each on a connection of its own."""
     return Traffic(

@@ -15,11 +15,14 @@ from poise.kernel.libbpf import Object
 from poise.kernel.library import BpfError
 from poise.kernel.maps import Map
 from poise.kernel.netlink import Interface
+from poise.quic import tables as quic
+from poise.quic.keys import set_key
+from poise.servers.model import Model
 from poise.servers.tables import Pool, Shape, Tables, Write, address_row
 
 _TABLES = (
     *("vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs", "links"),
-    *("direct", "direct6", "traffic", "events"),
+    *("direct", "direct6", "quic_configs", "traffic", "events"),
 )
 _HASHES = ("links", "direct", "direct6")  # of which an element can be deleted
 _LINK = "link_"
@@ -70,8 +73,8 @@ class DataPlane:
                 discard(self._pins)
             elif "mismatch" in error.log:
                 raise PoiseError(
-                    f"the tables pinned in {self._pins} do not fit: the number of rows was changed, or another "
-                    "version of poise made them; `poise down`, then `poise up`, replaces them"
+                    f"the tables pinned in {self._pins} do not fit: the number of rows was changed, or "
+                    "another version of poise made them; `poise down`, then `poise up`, replaces them"
                 ) from None
             raise
 
@@ -89,16 +92,27 @@ class DataPlane:
         return Tables(
             vips=self._rows("vips"),
             vip_addresses=self._rows("vip_addresses"),
+            quic_configs=self._rows("quic_configs"),
             servers=self._rows("servers"),
             server_addresses=self._rows("server_addresses"),
             origins=self._rows("origins"),
             pools={key: _pool(row) for key, row in self._tables["pools"].nonzero()},
             links=dict(self._tables["links"].items()),
-            direct=frozenset(_prefixes(self._tables["direct"])) | frozenset(_prefixes(self._tables["direct6"])),
+            direct=frozenset(_prefixes(self._tables["direct"]))
+            | frozenset(_prefixes(self._tables["direct6"])),
         )
 
     def _rows(self, table: str) -> dict[int, dict[str, Any]]:
         return {key: _without_padding(row) for key, row in self._tables[table].nonzero()}
+
+    def hold_keys(self, model: Model) -> None:
+        """Give the kernel the model's keys of QUIC connection ids, and take all others from it.
+
+        Before the plan for the same model. Raises QuicKeyError if this kernel cannot use keys.
+        """
+        wanted = {row: key for vip in model.vips for row, key in quic.keys(vip).items()}
+        for row in range(self._tables["quic_configs"].max_entries):
+            set_key(self._object, row, wanted.get(row))
 
     def write(self, plan: Iterable[Write]) -> None:
         """Carry out the steps of a plan in their order."""

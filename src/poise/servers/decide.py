@@ -4,23 +4,28 @@
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from ipaddress import IPv4Address
 
+from poise.endpoints import write_end
 from poise.servers.model import (
     GONE,
     SERVER_IDS,
+    Address,
     IdsExhausted,
+    Layout,
+    Mode,
     Model,
     NoSuchServer,
     NoSuchVip,
     Policy,
+    Protocol,
+    QuicIds,
     Refused,
     Server,
     State,
     Vip,
 )
 
-_End = tuple[IPv4Address, int]
+_End = tuple[Address, int, int]  # with the number of the protocol, which QUIC shares with UDP
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,9 @@ class WantedServer:
     """A server as poise.yaml or an operator names it."""
 
     name: str
-    address: IPv4Address
+    address: Address
     port: int
+    weight: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,14 +43,22 @@ class WantedVip:
     """A VIP as poise.yaml names it."""
 
     name: str
-    address: IPv4Address
+    address: Address
     port: int
     policy: Policy
     servers: tuple[WantedServer, ...]
+    protocol: Protocol = Protocol.TCP
+    mode: Mode = Mode.STATELESS
+    layout: Layout = Layout.LOW
+    quic_ids: tuple[QuicIds, ...] = ()
 
 
-def _end(thing: Server | WantedServer | WantedVip) -> _End:
-    return thing.address, thing.port
+def _end(thing: Server | WantedServer, vip: Vip | WantedVip) -> _End:
+    return thing.address, thing.port, vip.protocol.number
+
+
+def _vip_end(vip: Vip | WantedVip) -> _End:
+    return vip.address, vip.port, vip.protocol.number
 
 
 def find_vip(model: Model, name: str | None) -> Vip:
@@ -63,7 +77,7 @@ def find_vip(model: Model, name: str | None) -> Vip:
 def find_server(vip: Vip, name: str) -> Server:
     """Return the server of that name or ADDRESS:PORT; one still on the list goes before one off it."""
     for server in sorted(vip.servers, key=lambda server: server.state in GONE):
-        if name in (server.name, f"{server.address}:{server.port}"):
+        if name in (server.name, write_end(server.address, server.port)):
             return server
     names = ", ".join(server.name for server in vip.servers if server.state not in GONE) or "none yet"
     raise NoSuchServer(f"VIP {vip.name} has no server {name}: its servers are {names}")
@@ -84,13 +98,19 @@ def _with_state(vip: Vip, server: Server, state: State, now: float) -> Vip:
     return _replace_server(vip, replace(server, state=state, since=now))
 
 
-def name_of(vip: Vip, address: IPv4Address, port: int) -> str:
-    """Return the name under which the VIP knows a server, removed or not; else ADDRESS:PORT."""
+def wanted_by_operator(
+    vip: Vip, address: Address, port: int, name: str | None, weight: int | None
+) -> WantedServer:
+    """Return the server that an operator means.
+
+    What he does not say is as the VIP knows it, of a removed server too; else ADDRESS:PORT, and 1.
+    """
     known = _at(vip, address, port)
-    return known.name if known else f"{address}:{port}"
+    known_name, known_weight = (known.name, known.weight) if known else (write_end(address, port), 1)
+    return WantedServer(name or known_name, address, port, weight or known_weight)
 
 
-def _at(vip: Vip, address: IPv4Address, port: int) -> Server | None:
+def _at(vip: Vip, address: Address, port: int) -> Server | None:
     ends = (server for server in vip.servers if (server.address, server.port) == (address, port))
     return next(ends, None)
 
@@ -107,14 +127,16 @@ def forget_rested(vip: Vip, now: float, rest: float) -> Vip:
 
 def _free_id(vip: Vip, rest: float) -> int:
     taken = {server.id for server in vip.servers}
-    for server_id in range(SERVER_IDS):
+    ids = min((256**kind.server_id_length for kind in vip.quic_ids), default=SERVER_IDS)
+    ids = min(ids, SERVER_IDS)  # those that every kind of connection id can name
+    for server_id in range(ids):
         if server_id not in taken:
             return server_id
     frees = [server.since + rest for server in vip.servers if server.state in GONE and not server.declared]
     if not frees:
-        raise IdsExhausted(vip.name, None, "remove a server first")
+        raise IdsExhausted(vip.name, ids, None, "remove a server first")
     when = datetime.fromtimestamp(min(frees), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    raise IdsExhausted(vip.name, min(frees), f"the next one is free at {when}")
+    raise IdsExhausted(vip.name, ids, min(frees), f"the next one is free at {when}")
 
 
 def add(
@@ -130,19 +152,33 @@ def add(
     _check_addable(model, vip, wanted)
     known = _at(vip, wanted.address, wanted.port)
     if known:
-        server = replace(known, name=wanted.name, state=State.READY, since=now)
+        server = replace(known, name=wanted.name, weight=wanted.weight, state=State.READY, since=now)
         vip = _replace_server(vip, replace(server, declared=known.declared or declared))
     else:
         server = Server(
-            _free_id(vip, rest), wanted.name, wanted.address, wanted.port, State.READY, now, declared
+            _free_id(vip, rest),
+            wanted.name,
+            wanted.address,
+            wanted.port,
+            State.READY,
+            now,
+            declared,
+            wanted.weight,
         )
         vip = replace(vip, servers=(*vip.servers, server))
     return replace_vip(model, vip), server
 
 
 def _check_addable(model: Model, vip: Vip, wanted: WantedServer) -> None:
-    end = f"{wanted.address}:{wanted.port}"
+    end = write_end(wanted.address, wanted.port)
+    if wanted.address.version != vip.address.version:
+        version = vip.address.version
+        raise Refused(
+            f"server {end} cannot be in VIP {vip.name}, which is IPv{version}: give its IPv{version} address"
+        )
     for other in model.vips:
+        if other.protocol.number != vip.protocol.number:
+            continue
         there = _at(other, wanted.address, wanted.port) if other.index != vip.index else None
         if there and there.state == State.REMOVED:
             raise Refused(
@@ -188,22 +224,24 @@ def reconcile(model: Model, wanted: Sequence[WantedVip], now: float, rest: float
     What the file newly names is added, what it no longer names is removed (a server drains, a VIP
     goes at once); what operators added, drained or removed stays so. A server that it names in
     another VIP now is cut from the former one; of two servers with one name, the file's keeps it.
+    A VIP is known by its address, port and protocol, where QUIC is UDP: it may change all else.
     """
-    kept = {(vip.address, vip.port): vip for vip in model.vips}
-    taken = {vip.index for vip in model.vips if _named(vip, wanted)}
+    kept = {_vip_end(vip): vip for vip in model.vips}
+    taken = {kept[_vip_end(want)].index for want in wanted if _vip_end(want) in kept}
     vips = []
     for want in wanted:
-        vip = kept.get((want.address, want.port))
+        vip = kept.get(_vip_end(want))
         if vip is None:
             index = next(index for index in range(len(taken) + 1) if index not in taken)
             taken.add(index)
             vip = Vip(index, want.name, want.address, want.port, want.policy)
-        vips.append(replace(vip, name=want.name, policy=want.policy))
-    ends = {_end(want) for want in wanted} | {_end(server) for want in wanted for server in want.servers}
+        vips.append(_as_wanted(vip, want))
+    ends = {_vip_end(want) for want in wanted}
+    ends |= {_end(server, want) for want in wanted for server in want.servers}
     result = Model(tuple(vips))
     for want, vip in zip(wanted, vips, strict=True):
-        names = {_end(server): server.name for server in want.servers}
-        servers = (_undeclared(server, names, ends, now) for server in vip.servers)
+        names = {_end(server, want): server.name for server in want.servers}
+        servers = (_undeclared(vip, server, names, ends, now) for server in vip.servers)
         result = replace_vip(result, forget_rested(replace(vip, servers=tuple(servers)), now, rest))
     for want in wanted:
         for server in want.servers:
@@ -211,20 +249,31 @@ def reconcile(model: Model, wanted: Sequence[WantedVip], now: float, rest: float
     return result
 
 
-def _named(vip: Vip, wanted: Sequence[WantedVip]) -> bool:
-    return any((vip.address, vip.port) == (want.address, want.port) for want in wanted)
+def _as_wanted(vip: Vip, want: WantedVip) -> Vip:
+    return replace(
+        vip,
+        name=want.name,
+        policy=want.policy,
+        protocol=want.protocol,
+        mode=want.mode,
+        layout=want.layout,
+        quic_ids=want.quic_ids,
+    )
 
 
-def _undeclared(server: Server, names: Mapping[_End, str], elsewhere: Container[_End], now: float) -> Server:
+def _undeclared(
+    vip: Vip, server: Server, names: Mapping[_End, str], elsewhere: Container[_End], now: float
+) -> Server:
     """Return what becomes of a server of a VIP before those that the file names there are declared.
 
     names: of these, by their ends. elsewhere: ends that cannot be this VIP's, unless they are in `names`.
     """
-    if _end(server) in names:
-        return replace(server, name=names[_end(server)])
-    name = f"{server.address}:{server.port}" if server.name in names.values() else server.name
+    end = _end(server, vip)
+    if end in names:
+        return replace(server, name=names[end])
+    name = write_end(server.address, server.port) if server.name in names.values() else server.name
     state = server.state
-    if _end(server) in elsewhere:
+    if end in elsewhere:
         state = State.CUT
     elif server.declared and state not in GONE:
         state = State.REMOVED
@@ -236,5 +285,6 @@ def _declare(model: Model, want: WantedVip, server: WantedServer, now: float, re
     vip = find_vip(model, want.name)
     known = _at(vip, server.address, server.port)
     if known and (known.declared or known.state not in GONE):
-        return replace_vip(model, _replace_server(vip, replace(known, name=server.name, declared=True)))
+        known = replace(known, name=server.name, weight=server.weight, declared=True)
+        return replace_vip(model, _replace_server(vip, known))
     return add(model, vip, server, now, rest, declared=True)[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the kernel's tables of VIPs and of servers' ends hold an end: the counterpart of find_end() in tables.h.
+"""Where the tables of VIPs and of servers hold an end: the counterpart of find_end() in tables.h.
 
 Pure, as decide.py.
 """

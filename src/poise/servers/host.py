@@ -15,14 +15,26 @@ Needed, and why no more:
 - The VIP is an address of this machine, so that it is answered for (ARP, ping).
 - A clsact on each interface, since the slow path is a TC program.
 
+With a VIP of IPv6, the same of IPv6, where it differs:
+
+- `forwarding` of an interface lets bpf_fib_lookup through (bpf_ipv6_fib_lookup), but the kernel itself
+  forwards only with conf.all.forwarding or, since Linux 6.17, the interface's `force_forwarding`
+  (ip6_forward). The former would make a router of every interface, so on older kernels that choice is left
+  to the administrator.
+- A router ignores router advertisements unless `accept_ra` is 2 (ipv6_accept_ra), and the first interface
+  that becomes a router's takes the default routes from all that have less (rt6_purge_dflt_routers). So it is
+  2 on every interface where it is 1, which without forwarding means the same.
+- The kernel has no switch for redirects of ICMPv6.
+
 rp_filter and accept_local stay as they are: what XDP has rewritten never enters the kernel's routing, as it
 leaves by XDP or TC, and what XDP leaves alone comes from where it belongs.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,6 +42,7 @@ from poise import durable
 from poise.config import Config
 from poise.errors import PoiseError
 from poise.kernel import netlink, proc
+from poise.servers import sense
 from poise.servers.host_settings import Address, Clsact, Feature, Setting, Sysctl
 
 __all__ = ["Address", "Clsact", "Feature", "Setting", "Sysctl", "check", "plan", "set_up", "undo"]
@@ -56,13 +69,17 @@ def plan(config: Config, mode: Mapping[str, str]) -> list[Setting]:
 
     The VIPs' addresses come last, since they bring packets. Raises PoiseError where an interface is missing.
     """
-    interfaces = [netlink.interface(name) for name in config.interfaces]
+    interfaces = [netlink.interface(name) for name in config.interface_names]
     vips = dict.fromkeys(vip.address for vip in config.vips)
+    ipv6 = any(vip.version == 6 for vip in vips)
+    routed = [*interfaces, *_vlan_devices(interfaces)]
+    names = [found.name for found in routed]
     return [
         *(Clsact(interface=found.name, why="so that TC programs can be attached") for found in interfaces),
         *chain.from_iterable(_offloads(found.name, mode.get(found.name)) for found in interfaces),
-        *_sysctls([found.name for found in interfaces]),
-        *(_vip(address, interfaces) for address in vips),
+        *_sysctls(names),
+        *(_ipv6_sysctls(names) if ipv6 else ()),
+        *(_vip(address, routed) for address in vips),
     ]
 
 
@@ -133,6 +150,12 @@ def describe(setting: Setting) -> str:
     return f"{setting.name}: {value} already, {setting.why}"
 
 
+def _vlan_devices(interfaces: list[netlink.Interface]) -> list[netlink.Interface]:
+    """The VLAN devices whose frames leave by these interfaces: for routing, frames arrive on them."""
+    above = sense.links({found.index: () for found in interfaces}, netlink.links())
+    return [netlink.interface(netlink.interface_name(ifindex)) for ifindex in above]
+
+
 def _offloads(interface: str, mode: str | None) -> Iterator[Feature]:
     merged = "so that XDP sees each packet as it was sent"
     tagged = "so that XDP sees VLAN tags"
@@ -155,13 +178,7 @@ def _sysctls(interfaces: list[str]) -> Iterator[Sysctl]:
             wanted="0",
             why="so that servers are not told a way past poise",
         )
-    for name in interfaces:
-        key = proc.interface_sysctl(name, "mcast_resolicit", "neigh")
-        yield Sysctl(
-            key=key,
-            wanted=str(max(_BROADCASTS, int(proc.read_sysctl(key)))),
-            why="so that a server or gateway that was replaced is found again",
-        )
+    yield from (_resolicit(name, "ipv4") for name in interfaces)
     for name in interfaces:
         yield Sysctl(
             key=proc.interface_sysctl(name, "forwarding"),
@@ -170,11 +187,50 @@ def _sysctls(interfaces: list[str]) -> Iterator[Sysctl]:
         )
 
 
-def _vip(address: IPv4Address, interfaces: list[netlink.Interface]) -> Address:
+def _ipv6_sysctls(interfaces: list[str]) -> Iterator[Sysctl]:
+    yield from (_resolicit(name, "ipv6") for name in interfaces)
+    for link in netlink.links().values():
+        if _needs_advertisements(link.name):
+            accept_ra = proc.interface_sysctl(link.name, "accept_ra", family="ipv6")
+            yield Sysctl(key=accept_ra, wanted="2", why="so that router advertisements stay in force")
+    for name in interfaces:
+        yield Sysctl(
+            key=proc.interface_sysctl(name, "forwarding", family="ipv6"),
+            wanted="1",
+            why="so that replies are routed to clients",
+        )
+    for name in interfaces:
+        key = proc.interface_sysctl(name, "force_forwarding", family="ipv6")
+        if proc.has_sysctl(key):
+            yield Sysctl(key=key, wanted="1", why="so that the kernel forwards what is not for a VIP")
+
+
+def _needs_advertisements(interface: str) -> bool:
+    """Whether the interface takes router advertisements now, and is to go on doing so as a router's."""
+    accept_ra, forwarding = (
+        proc.interface_sysctl(interface, name, family="ipv6") for name in ("accept_ra", "forwarding")
+    )
+    if not proc.has_sysctl(accept_ra):
+        return False
+    value = proc.read_sysctl(accept_ra)
+    return value == "2" or (value == "1" and proc.read_sysctl(forwarding) == "0")
+
+
+def _resolicit(interface: str, family: Literal["ipv4", "ipv6"]) -> Sysctl:
+    key = proc.interface_sysctl(interface, "mcast_resolicit", "neigh", family=family)
+    return Sysctl(
+        key=key,
+        wanted=str(max(_BROADCASTS, int(proc.read_sysctl(key)))),
+        why="so that a server or gateway that was replaced is found again",
+    )
+
+
+def _vip(address: IPv4Address | IPv6Address, interfaces: list[netlink.Interface]) -> Address:
     networks = [(held.network, interface.name) for interface in interfaces for held in interface.addresses]
     homes = [(network.prefixlen, name) for network, name in networks if address in network]
     home = max(homes)[1] if homes else "lo"
-    why = "so that this machine answers for the VIP (ARP, ping)"
+    protocol = "ARP" if address.version == 4 else "NDP"
+    why = f"so that this machine answers for the VIP ({protocol}, ping)"
     return Address(interface=home, address=address, why=why)
 
 

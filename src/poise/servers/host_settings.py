@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of this machine, outside poise, can be set and set back: sysctls, offloads, addresses, clsact."""
 
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -88,17 +88,17 @@ class Feature(_Setting):
 
 
 class Address(_Setting):
-    """An address of this machine; where no interface has it, this one gets it as a /32."""
+    """An address of this machine; where no interface has it, this one gets it as a /32 or /128."""
 
     kind: Literal["address"] = "address"
     interface: str
-    address: IPv4Address
+    address: IPv4Address | IPv6Address
     wanted: Literal["present"] = "present"
 
     @property
     def name(self) -> str:
         """What users know it by, and what tells it from other settings."""
-        return f"{self.address}/32 on {self.interface}"
+        return f"{self._prefix} on {self.interface}"
 
     def read(self) -> str | None:
         """Its value now: "present", "absent", or where else it is: "on eth1 as 192.0.2.10/24"."""
@@ -127,8 +127,8 @@ class Address(_Setting):
         change(index, self._prefix)
 
     @property
-    def _prefix(self) -> IPv4Interface:
-        return IPv4Interface((self.address, 32))
+    def _prefix(self) -> IPv4Interface | IPv6Interface:
+        return ip_interface((self.address, self.address.max_prefixlen))
 
 
 class Clsact(_Setting):

@@ -20,6 +20,11 @@ class Protocol(StrEnum):
     UDP = "udp"
     QUIC = "quic"
 
+    @property
+    def number(self) -> int:
+        """The protocol number of its packets (IANA, Protocol Numbers); QUIC is carried by UDP."""
+        return 6 if self is Protocol.TCP else 17
+
 
 class Mode(StrEnum):
     """Whether a VIP's TCP connections each have an entry in a table."""
@@ -158,7 +163,7 @@ class Refused(PoiseError):
 class IdsExhausted(PoiseError):
     """All ids of a VIP are in use or at rest; `frees_at` is when the first one is free again, or None."""
 
-    def __init__(self, vip: str, frees_at: float | None, when: str) -> None:
-        """Say which VIP, and when an id frees: as seconds since 1970, and in words."""
+    def __init__(self, vip: str, ids: int, frees_at: float | None, when: str) -> None:
+        """Say which VIP, how many ids it has, and when one frees: as seconds since 1970, and in words."""
         self.frees_at = frees_at
-        super().__init__(f"VIP {vip} has given out all of its {SERVER_IDS} server ids: {when}")
+        super().__init__(f"VIP {vip} has given out all of its {ids} server ids: {when}")

@@ -1,69 +1,138 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured for the servers level: the Ethernet hops towards the servers."""
+"""What is measured for the servers level: the Ethernet hops towards the servers, and VLANs on the way."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from poise.errors import PoiseError
-from poise.kernel import neighbours, netlink
-from poise.servers.model import Hop
+from poise.kernel import neighbours, netlink, proc
+from poise.servers.model import Address, Hop, Link
 from poise.servers.tables import Tables
 
-Neighbour = tuple[int, IPv4Address | IPv6Address]  # ifindex, address
+Neighbour = tuple[int, Address]  # ifindex, address
+Interfaces = Mapping[int, tuple[int, ...]]
+"""poise's interfaces (ifindex), each with the VLAN tags that poise itself puts on its frames."""
+
+_MAXIMUM_TAGS = 2  # that the programs can write
 
 
 @dataclass(frozen=True)
 class Ways:
     """The ways to the servers: hops by server address, and of those not to be reached, why.
 
-    neighbours: those that the kernel keeps fresh for them.
+    neighbours: by server address, those that the kernel keeps fresh.
     """
 
-    hops: dict[IPv4Address, Hop] = field(default_factory=dict)
-    faults: dict[IPv4Address, str] = field(default_factory=dict)
-    neighbours: set[Neighbour] = field(default_factory=set)
+    hops: dict[Address, Hop] = field(default_factory=dict)
+    faults: dict[Address, str] = field(default_factory=dict)
+    neighbours: dict[Address, Neighbour] = field(default_factory=dict)
+
+    def take_over(self, address: Address, former: "Ways") -> bool:
+        """Copy what was found of a server before; returns whether it was looked up then."""
+        if address in former.hops:
+            self.hops[address] = former.hops[address]
+        if address in former.faults:
+            self.faults[address] = former.faults[address]
+        if address in former.neighbours:
+            self.neighbours[address] = former.neighbours[address]
+        return address in former.faults or (address in former.hops and former.hops[address].valid)
 
 
-def hops_in(tables: Tables) -> dict[IPv4Address, Hop]:
+def hops_in(tables: Tables) -> dict[Address, Hop]:
     """Return the hops that the tables of an earlier process hold; not valid until they are seen again."""
     return {
-        IPv4Address(row["address"]): Hop(
-            None, row["ifindex"], row["hop_mac"], row["interface_mac"], valid=False
+        _address_in(tables, number): Hop(
+            None,
+            row["ifindex"],
+            row["hop_mac"],
+            row["interface_mac"],
+            valid=False,
+            tags=tuple(row["tag"][: row["tags"]]),
+            mtu=row["mtu"],
         )
-        for row in tables.servers.values()
+        for number, row in tables.servers.items()
         if row["ifindex"]
     }
 
 
+def _address_in(tables: Tables, number: int) -> Address:
+    ipv6 = tables.server_addresses.get(number)
+    if ipv6 is None:
+        return IPv4Address(tables.servers[number]["address"])
+    return IPv6Address(b"".join(word.to_bytes(4, "big") for word in ipv6["word"]))
+
+
+def links(interfaces: Interfaces, known: Mapping[int, netlink.Link]) -> dict[int, Link]:
+    """Return where frames leave for each interface whose frames carry VLAN tags on one of poise's.
+
+    known: all interfaces, by ifindex (netlink.links()).
+    """
+    found = ((ifindex, _carried_by(ifindex, interfaces, known)) for ifindex in known)
+    return {ifindex: link for ifindex, link in found if link and 0 < len(link.tags) <= _MAXIMUM_TAGS}
+
+
+def _carried_by(ifindex: int, interfaces: Interfaces, known: Mapping[int, netlink.Link]) -> Link | None:
+    """Follow VLAN devices down to an interface of poise's; None where they do not lead to one."""
+    tags: tuple[int, ...] = ()
+    while ifindex not in interfaces:
+        vlan = known[ifindex].vlan if ifindex in known else None
+        if vlan is None:
+            return None
+        tags = (vlan.id, *tags)
+        ifindex = vlan.carrier
+    return Link(ifindex, (*interfaces[ifindex], *tags))
+
+
 def look_up_ways(
-    addresses: Iterable[IPv4Address], known: Mapping[IPv4Address, Hop], interfaces: Collection[int]
+    addresses: Iterable[Address], former: Ways, interfaces: Interfaces, *, afresh: bool = True
 ) -> Ways:
     """Return the present ways to servers, and have the kernel resolve their neighbours and keep them fresh.
 
-    Where there is no hop at present, the last known one is returned as not valid. interfaces
-    (ifindex): the only ones to send to, because a server elsewhere would not reply through poise.
+    Where there is no hop at present, the last known one is returned as not valid. interfaces: the only
+    ones to send by, because a server elsewhere would not reply through poise. afresh: look up those too
+    that were looked up before.
     """
-    ways = Ways()
+    ways, known = Ways(), None
     for address in addresses:
+        if not afresh and ways.take_over(address, former):
+            continue
+        if known is None:
+            known = netlink.links()
         try:
-            ways.hops[address] = _look_up(address, interfaces, ways)
+            ways.hops[address] = _look_up(address, interfaces, known, ways)
         except PoiseError as error:
             ways.faults[address] = str(error)
-            if address in known:
-                ways.hops[address] = replace(known[address], valid=False)
+            if address in former.hops:
+                ways.hops[address] = replace(former.hops[address], valid=False)
     return ways
 
 
-def _look_up(address: IPv4Address, interfaces: Collection[int], ways: Ways) -> Hop:
+def _look_up(address: Address, interfaces: Interfaces, known: Mapping[int, netlink.Link], ways: Ways) -> Hop:
     route = netlink.route(address)
-    if route.ifindex not in interfaces:
-        name = netlink.interface_name(route.ifindex)
-        raise PoiseError(f"{address} is reached by {name}, which is not one of poise's interfaces")
-    neighbour = route.gateway or address
-    neighbours.keep_fresh(route.ifindex, neighbour)
-    ways.neighbours.add((route.ifindex, neighbour))
-    hop = netlink.next_hop(address)
-    if hop.mac is None or not hop.valid:
-        raise PoiseError(f"{hop.address} does not answer ARP on {netlink.interface_name(hop.ifindex)}")
-    return Hop(hop.address, hop.ifindex, hop.mac, hop.source_mac, valid=True)
+    if route.ifindex not in known:
+        raise PoiseError(f"the way to {address} is changing: no interface has the index {route.ifindex}")
+    device = known[route.ifindex]
+    link = _carried_by(device.index, interfaces, known)
+    if link is None:
+        raise PoiseError(f"{address} is reached by {device.name}, which is not one of poise's interfaces")
+    if len(link.tags) > _MAXIMUM_TAGS:
+        tags = f"frames with {len(link.tags)} VLAN tags"
+        raise PoiseError(f"{address} is reached by {device.name} in {tags}: poise puts on at most two")
+    target = route.gateway or address
+    neighbours.keep_fresh(device.index, target)
+    ways.neighbours[address] = (device.index, target)
+    entry = netlink.neighbour(device.index, target)
+    if entry is None or entry.mac is None or not entry.valid:
+        protocol = "ARP" if target.version == 4 else "NDP"
+        raise PoiseError(f"{target} does not answer {protocol} on {device.name}")
+    mtu = route.mtu or _mtu(device, address)
+    return Hop(target, link.ifindex, entry.mac, device.mac, valid=True, tags=link.tags, mtu=mtu)
+
+
+def _mtu(device: netlink.Link, address: Address) -> int:
+    """Return the MTU of a link, of which router advertisements may have told a lower one for IPv6."""
+    key = proc.interface_sysctl(device.name, "mtu", family="ipv6")
+    if address.version == 4 or not proc.has_sysctl(key):
+        return device.mtu
+    return min(device.mtu, int(proc.read_sysctl(key)))

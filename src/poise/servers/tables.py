@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, NamedTuple
 
+from poise.quic import tables as quic
 from poise.servers import cookie, maglev
 from poise.servers.ends import GONE, End, Row, end_of, place
 from poise.servers.model import (
@@ -49,12 +50,13 @@ class Tables:
     """Contents of the tables; rows that are all zero are left out.
 
     vips and origins: by row, with the end GONE where one was. servers and server_addresses: by VIP index
-    x 512 + id. vip_addresses: by VIP index. pools: by pool number, whether in use or not. links: by the
-    ifindex of the routing table.
+    x 512 + id. vip_addresses: by VIP index. quic_configs: by VIP index x 8 + codepoint. pools: by pool
+    number, whether in use or not. links: by the ifindex of the routing table.
     """
 
     vips: Mapping[int, Row] = field(default_factory=dict)
     vip_addresses: Mapping[int, Row] = field(default_factory=dict)
+    quic_configs: Mapping[int, Row] = field(default_factory=dict)
     servers: Mapping[int, Row] = field(default_factory=dict)
     server_addresses: Mapping[int, Row] = field(default_factory=dict)
     origins: Mapping[int, Row] = field(default_factory=dict)
@@ -85,7 +87,7 @@ def address_row(address: Address) -> Row:
     return {"word": tuple(int.from_bytes(packed[at : at + 4], "big") for at in range(0, 16, 4))}
 
 
-def desired(  # noqa: PLR0913  all that the tables are made of
+def desired(
     model: Model,
     hops: Mapping[Address, Hop],
     direct: frozenset[Network],
@@ -122,6 +124,7 @@ def desired(  # noqa: PLR0913  all that the tables are made of
     return Tables(
         vips=vips,
         vip_addresses=_ipv6_rows((vip.index, vip.address) for vip in model.vips),
+        quic_configs={row: config for vip in model.vips for row, config in quic.configs(vip).items()},
         servers={row: _server_row(server, hops.get(server.address)) for row, server in servers.items()},
         server_addresses=_ipv6_rows((row, server.address) for row, server in servers.items()),
         origins=place(origins, present.origins, shape.origin_rows),
@@ -208,6 +211,7 @@ def plan(present: Tables, wanted: Tables) -> list[Write]:
     first, then, last = _origins_in_turn(present.origins, wanted.origins)
     steps = _changes("vip_addresses", present.vip_addresses, wanted.vip_addresses)
     steps += _changes("server_addresses", present.server_addresses, wanted.server_addresses)
+    steps += _changes("quic_configs", present.quic_configs, wanted.quic_configs)
     steps += _changes("links", present.links, wanted.links)
     steps += [write for write in servers if write.key in usable]
     for number, pool in wanted.pools.items():
@@ -221,7 +225,10 @@ def plan(present: Tables, wanted: Tables) -> list[Write]:
     steps += [write for write in servers if write.key not in usable]
     steps += last
     steps += [write for write in vips if write.value["end"] == GONE]
-    for table in ("origins", "vips", "servers", "server_addresses", "vip_addresses", "links", "direct"):
+    for table in (
+        *("origins", "vips", "servers", "server_addresses", "vip_addresses"),
+        *("quic_configs", "links", "direct"),
+    ):
         left = getattr(wanted, table)
         steps += [Write(table, key, None) for key in getattr(present, table) if key not in left]
     return steps
