@@ -242,6 +242,8 @@ static __always_inline int finish(struct __sk_buff *skb, const int family)
 	switch (parse_skb(&packet, skb, family)) {
 	case PARSED:
 		break;
+	case PARSED_LATER_FRAGMENT:
+		return send_through_neighbour(skb, &packet, family, 0, 0);
 	case PARSED_OTHER_PROTOCOL:
 		return family == AF_INET ? finish_error4(skb) : finish_error6(skb);
 	default:

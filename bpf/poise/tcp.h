@@ -59,6 +59,8 @@ static __always_inline int place(const struct packet *packet, const int family, 
 	*connects = true;
 	if (!(flags & HANDSHAKE_PLAIN) || may_begin_flow())
 		handshake_put(row, known ? &seen : NULL, hash, isn, id, 0, flags);
+	else if (known)
+		row->who[seen.way] = 0;	/* an earlier connection of the same ends, maybe on another server */
 	return id;
 }
 

@@ -5,7 +5,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from importlib.resources import as_file, files
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from typing import Any
 
 from poise.kernel.libbpf import Object
 from poise.kernel.maps import Map
@@ -14,6 +15,7 @@ from poise.servers.apply import carry_out
 from poise.servers.connections import Connections
 from poise.servers.model import SERVER_IDS, Address, Hop, Link, Model
 from poise.servers.tables import Shape, Tables, Write
+from tests.bpf.packets import End
 from tests.bpf.services import TOKEN
 
 MAPS = (
@@ -120,11 +122,13 @@ class Balancer:
             self._present = wanted
 
     def start_afresh(self) -> None:
-        """Forget all handshakes, flows and fragments, and let the first server of each VIP be the next."""
-        handshakes, turns = self._map("handshakes"), self._map("turns")
-        handshakes.update([(row, {}) for row, _ in handshakes.nonzero()])
+        """Forget handshakes, flows, fragments and what was spent; each VIP's first server is the next."""
+        turns = self._map("turns")
+        self.forget_handshakes()
         turns.update([(row, 0) for row, _ in turns.nonzero()])
         self._map("connections").set(0, {})
+        budgets = self._map("budgets")
+        budgets.update([(row, [{} for _ in cpus]) for row, cpus in budgets.nonzero()])
         for table in (self._map("flows"), self._map("fragments")):
             for key in [key for key, _ in table.items()]:  # noqa: PERF102  a map, not a dict
                 table.delete(key)
@@ -154,6 +158,26 @@ class Balancer:
         result = self._tc.test_run(frame)
         return TcVerdict(result.verdict), result.packet
 
+    def flows(self) -> dict[tuple[Address, int, int], int]:
+        """Return the server id of each flow that is remembered, by the client's end and the VIP's index."""
+        return {_flow(key): server for key, server in self._map("flows").items()}
+
+    def forget_flow(self, client: End) -> None:
+        """Let a client's flows fall out of the table, as if newer ones had pushed them out."""
+        for key in [key for key, _ in self._map("flows").items()]:  # noqa: PERF102  a map, not a dict
+            if _flow(key)[:2] == (client.address, client.port):
+                self._map("flows").delete(key)
+
+    def forget_handshakes(self) -> None:
+        """Let newer handshakes have pushed out all that are remembered."""
+        handshakes = self._map("handshakes")
+        handshakes.update([(row, {}) for row, _ in handshakes.nonzero()])
+
+    def spend_flow_budget(self, second: int, *, left: int) -> None:
+        """Leave so many new flows to each CPU in that second of the monotonic clock."""
+        budgets = self._map("budgets")
+        budgets.set(1, [{"second": second, "used": FLOW_RATE - left} for _ in budgets.get(1)])
+
     def events(self) -> dict[str, int]:
         """Return how often each event happened, zeros left out."""
         counts = {self._events[key]: sum(cpus) for key, cpus in self._map("events").nonzero()}
@@ -174,3 +198,8 @@ class Balancer:
     def spend_reset_budget(self, second: int, *, left: int) -> None:
         """Leave so many copies of resets to each CPU in that second of the monotonic clock."""
         self.spend("reset_copies", RESET_COPIES_PER_SECOND, second, left=left)
+
+
+def _flow(key: dict[str, Any]) -> tuple[Address, int, int]:
+    address = IPv6Address(b"".join(word.to_bytes(4, "big") for word in key["client"]["word"]))
+    return address.ipv4_mapped or address, key["port"], key["vip"]

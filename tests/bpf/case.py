@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.bpf.balancer import Balancer, Verdict
-from tests.bpf.packets import patched
+from tests.bpf.headers import patched
 from tests.bpf.services import TOKEN
 
 

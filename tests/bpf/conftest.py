@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.bpf import icmp
-from tests.bpf.balancer import Balancer
-from tests.bpf.network import DIRECT, Site
+from tests.bpf.balancer import Balancer, Direct
+from tests.bpf.changes import Operator
+from tests.bpf.network import DIRECT, DIRECT6, Site
 from tests.bpf.services import KEY, MODEL, hops
 
 
@@ -36,7 +37,7 @@ def servers_ifindex(site: Site) -> int:
 @pytest.fixture(scope="module")
 def balancer(site: Site, loaded: Balancer, servers_ifindex: int) -> Iterator[Balancer]:
     """The balancer of `services.MODEL`; while a module's tests run, this thread lives where it is."""
-    direct = frozenset({DIRECT})
+    direct: Direct = frozenset({DIRECT, DIRECT6})
     with site.here.enter():
         loaded.fill(MODEL, hops(MODEL, servers_ifindex), KEY, direct)
         loaded.start_afresh()
@@ -65,3 +66,14 @@ def icmp_balancer(icmp_loaded: Balancer) -> Balancer:
     """The same, with nothing remembered."""
     icmp_loaded.start_afresh()
     return icmp_loaded
+
+
+@pytest.fixture
+def operator(balancer: Balancer, servers_ifindex: int) -> Iterator[Operator]:
+    """Somebody who changes the model, which is put back at the end."""
+    operator = Operator(balancer, servers_ifindex)
+    yield operator
+    operator.finish()
+    operator.lose()
+    operator.link({})
+    operator.change(MODEL)

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
-from poise.servers.model import Server, Vip
+from poise.servers.maglev import ROWS
+from poise.servers.model import Policy, Server, Vip
 from tests.bpf import packets
+from tests.bpf.headers import Macs
 from tests.bpf.network import (
     CLIENT,
     CLIENT_MAC,
@@ -15,8 +17,8 @@ from tests.bpf.network import (
     SERVERS_MAC,
     TO_CLIENT,
 )
-from tests.bpf.packets import End, Fields, Macs
-from tests.bpf.services import LOOPED, WEB, end_of, flow_hash, server_mac
+from tests.bpf.packets import End, Fields
+from tests.bpf.services import LOOPED, LOOPED6, TAGS, WEB, end_of, flow_hash, maglev_rows, server_mac
 
 CLIENT_ISN = 0x10203040
 SERVER_ISN = 0x50607080
@@ -47,7 +49,12 @@ class Connection:
 
     def pick(self, servers: Sequence[Server]) -> Server:
         """Return the one that the connection's hash picks of the servers that take connections."""
-        return servers[(flow_hash(self.vip, self.client) >> 32) % len(servers)]
+        upper = flow_hash(self.vip, self.client) >> 32
+        if self.vip.policy == Policy.HASH:
+            return servers[upper % len(servers)]
+        rows = maglev_rows(tuple((server.id, server.weight) for server in servers))
+        (picked,) = (server for server in servers if server.id == rows[upper * ROWS >> 32])
+        return picked
 
     def request(self, flags: str, options: bytes = b"", **fields: Unpack[Fields]) -> bytes:
         """Return a packet of the client; see packets.segment()."""
@@ -59,6 +66,16 @@ class Connection:
         macs = Macs(SERVERS_MAC, server_mac(server))
         return packets.segment(macs, end_of(server), self.client, flags, options, **fields)
 
+    def datagram(self, **fields: Unpack[Fields]) -> bytes:
+        """Return a packet of UDP from the client."""
+        macs = Macs(CLIENTS_MAC, CLIENT_MAC)
+        return packets.datagram(macs, self.client, end_of(self.vip), **fields)
+
+    def answer(self, server: Server, **fields: Unpack[Fields]) -> bytes:
+        """Return a packet of UDP from the server."""
+        macs = Macs(SERVERS_MAC, server_mac(server))
+        return packets.datagram(macs, end_of(server), self.client, **fields)
+
     def syn(self, options: bytes = SYN_OPTIONS, isn: int = CLIENT_ISN, payload: bytes = b"") -> bytes:
         """Return the client's SYN."""
         return self.request("S", options, seq=isn, payload=payload)
@@ -69,10 +86,20 @@ class Connection:
 
     def at_server(self, frame: bytes, server: Server, tsecr: tuple[int, int] | None = None) -> bytes:
         """Return the client's packet as the server gets it, with one TSecr in place of another."""
-        source = LOOPBACK_MAC if server == LOOPED else SERVERS_MAC
-        macs = Macs(server_mac(server), source)
-        return packets.forwarded(frame, macs, target=end_of(server), tsecr=tsecr)
+        macs, tags = macs_to(server), TAGS.get(server.address, ())
+        return packets.forwarded(frame, macs, target=end_of(server), tsecr=tsecr, tags=tags)
 
-    def at_client(self, frame: bytes, tsval: tuple[int, int] | None = None, macs: Macs = TO_CLIENT) -> bytes:
+    def at_client(
+        self,
+        frame: bytes,
+        tsval: tuple[int, int] | None = None,
+        macs: Macs = TO_CLIENT,
+        tags: tuple[int, ...] = (),
+    ) -> bytes:
         """Return the server's packet as it leaves for the client, with one TSval in place of another."""
-        return packets.forwarded(frame, macs, source=end_of(self.vip), tsval=tsval)
+        return packets.forwarded(frame, macs, source=end_of(self.vip), tsval=tsval, tags=tags)
+
+
+def macs_to(server: Server) -> Macs:
+    """Return the Ethernet addresses of frames to a server."""
+    return Macs(server_mac(server), LOOPBACK_MAC if server in (LOOPED, LOOPED6) else SERVERS_MAC)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -7,69 +7,18 @@ import pytest
 from poise.servers import decide
 from poise.servers.decide import WantedServer
 from poise.servers.model import Model, Server, Vip
-from poise.servers.tables import Write
 from tests.bpf.balancer import Balancer, Verdict
+from tests.bpf.changes import Operator
 from tests.bpf.connection import CLIENT_ISN, Connection
 from tests.bpf.network import CLIENT
 from tests.bpf.packets import End, source_of, target_of, usual
-from tests.bpf.services import FIRST, HASHED, KEY, MODEL, SECOND, WEB, end_of, hops
+from tests.bpf.services import FIRST, HASHED, MODEL, SECOND, WEB, end_of
 
 pytestmark = pytest.mark.root
 
 CONNECTION = Connection()
 CLOCK = 0x3456789A
 NEW_SERVER = WantedServer("new", FIRST.address, 9000)
-
-
-class Operator:
-    """Changes the model that the balancer runs, as `poise` would."""
-
-    def __init__(self, balancer: Balancer, ifindex: int) -> None:
-        self.balancer = balancer
-        self._ifindex = ifindex
-        self.change(MODEL)
-        balancer.start_afresh()
-
-    def change(self, model: Model) -> None:
-        """Bring in the model."""
-        for _ in self.changing(model):
-            pass
-
-    def changing(self, model: Model) -> Iterator[Write]:
-        """Bring in the model, step by step."""
-        self.model = model
-        self._steps = self.balancer.filling(model, hops(model, self._ifindex), KEY)
-        return self._steps
-
-    def finish(self) -> None:
-        """Take the steps that are left."""
-        self._steps.close()
-
-    def web(self) -> Vip:
-        """The VIP of these tests, as it is now."""
-        return self.model.vips[WEB.index]
-
-    def drain(self, server: Server) -> None:
-        """Let a server have no new connections."""
-        self.change(decide.drain(self.model, self.web(), server.name, 0))
-
-    def cut(self, server: Server) -> None:
-        """Reset a server's connections."""
-        self.change(decide.remove(self.model, self.web(), server.name, 0, cut=True))
-
-    def add(self, server: Server) -> None:
-        """Let a server have new connections again."""
-        wanted = WantedServer(server.name, server.address, server.port)
-        self.change(decide.add(self.model, self.web(), wanted, 0, 0, declared=False)[0])
-
-
-@pytest.fixture
-def operator(balancer: Balancer, servers_ifindex: int) -> Iterator[Operator]:
-    """Somebody who changes the model, which is put back at the end."""
-    operator = Operator(balancer, servers_ifindex)
-    yield operator
-    operator.finish()
-    operator.change(MODEL)
 
 
 def _data(server: Server, connection: Connection = CONNECTION) -> bytes:

@@ -7,8 +7,9 @@ from poise.servers.model import Server
 from tests.bpf.balancer import Balancer
 from tests.bpf.case import Case, drops, laws, redirects, sends_back
 from tests.bpf.connection import CLIENT_ISN, Connection
+from tests.bpf.headers import patched
 from tests.bpf.network import CLIENT, FAR_CLIENT, TO_GATEWAY
-from tests.bpf.packets import End, patched, summed, usual
+from tests.bpf.packets import End, summed, usual
 from tests.bpf.services import (
     CLOSING,
     CLOSING_SERVER,

@@ -14,6 +14,7 @@ from scapy.packet import Packet, Raw
 from scapy.utils import checksum
 
 from tests.bpf.balancer import Balancer, Verdict
+from tests.bpf.headers import patched
 from tests.bpf.icmp import (
     CLIENT,
     FAMILIES,
@@ -32,7 +33,7 @@ from tests.bpf.icmp import (
     outcome,
     stamped,
 )
-from tests.bpf.packets import patched, usual
+from tests.bpf.packets import usual
 
 pytestmark = pytest.mark.root
 

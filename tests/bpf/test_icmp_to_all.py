@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.bpf.balancer import Balancer, TcVerdict, Verdict
+from tests.bpf.headers import patched
 from tests.bpf.icmp import (
     CUT,
     DNS,
@@ -25,7 +26,6 @@ from tests.bpf.icmp import (
     run_with_budget,
     to_servers,
 )
-from tests.bpf.packets import patched
 from tests.bpf.services import TOKEN
 
 pytestmark = pytest.mark.root

@@ -4,6 +4,7 @@ import pytest
 from scapy.packet import Packet
 
 from tests.bpf.balancer import Balancer, TcVerdict, Verdict
+from tests.bpf.headers import patched
 from tests.bpf.icmp import (
     CLIENT,
     CUT,
@@ -29,7 +30,7 @@ from tests.bpf.icmp import (
     outcome,
     to_client,
 )
-from tests.bpf.packets import patched, usual
+from tests.bpf.packets import usual
 from tests.bpf.services import TOKEN
 
 pytestmark = pytest.mark.root

@@ -5,8 +5,9 @@ import pytest
 
 from tests.bpf.balancer import HANDSHAKE_ROWS, Balancer, Verdict
 from tests.bpf.connection import CLIENT_ISN, Connection
+from tests.bpf.headers import patched
 from tests.bpf.network import CLIENT
-from tests.bpf.packets import End, patched, target_of, timestamps_of, usual
+from tests.bpf.packets import End, target_of, timestamps_of, usual
 from tests.bpf.services import FIRST, end_of
 
 pytestmark = pytest.mark.root

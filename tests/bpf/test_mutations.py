@@ -8,21 +8,18 @@ from hypothesis import strategies as st
 
 from tests.bpf.balancer import Balancer, Result, Verdict
 from tests.bpf.connection import Connection
+from tests.bpf.headers import ETHERNET, ip_length, patched, tcp_offset
 from tests.bpf.network import FAR_CLIENT, SILENT_CLIENT
 from tests.bpf.packets import (
-    ETHERNET,
     MSS,
     NOP,
     SACK_OK,
     WINDOW_SCALE,
     End,
     Fields,
-    ip_length,
-    patched,
     source_of,
     summed,
     target_of,
-    tcp_offset,
     timestamp,
     usual,
     with_ip_options,

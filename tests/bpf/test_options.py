@@ -6,18 +6,8 @@ import pytest
 from tests.bpf.balancer import Balancer
 from tests.bpf.case import Case, laws, redirects
 from tests.bpf.connection import Connection
-from tests.bpf.packets import (
-    END,
-    ETHERNET,
-    MPTCP,
-    MSS,
-    NOP,
-    SACK,
-    SACK_OK,
-    WINDOW_SCALE,
-    timestamp,
-    with_ip_options,
-)
+from tests.bpf.headers import ETHERNET
+from tests.bpf.packets import END, MPTCP, MSS, NOP, SACK, SACK_OK, WINDOW_SCALE, timestamp, with_ip_options
 from tests.bpf.services import DRAINED, FIRST, SECOND
 
 pytestmark = pytest.mark.root

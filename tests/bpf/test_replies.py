@@ -8,6 +8,7 @@ from poise.servers.model import Server
 from tests.bpf.balancer import Balancer
 from tests.bpf.case import Case, drops, hands_up, laws, passes, redirects, sends_back
 from tests.bpf.connection import Connection
+from tests.bpf.headers import ETHERNET, Macs, patched
 from tests.bpf.network import (
     BLACKHOLED_CLIENT,
     CLIENT,
@@ -25,7 +26,7 @@ from tests.bpf.network import (
     UNREACHABLE_CLIENT,
     UNROUTED_CLIENT,
 )
-from tests.bpf.packets import ETHERNET, End, Macs, patched, summed, usual
+from tests.bpf.packets import End, summed, usual
 from tests.bpf.services import (
     CLOSING,
     CLOSING_SERVER,

@@ -6,8 +6,9 @@ import pytest
 from tests.bpf.balancer import Balancer
 from tests.bpf.case import Case, drops, hands_up, laws, sends_back
 from tests.bpf.connection import CLIENT_ISN, Connection
+from tests.bpf.headers import Macs
 from tests.bpf.network import CLIENT_MAC, CLIENTS_MAC
-from tests.bpf.packets import Macs, segment, timestamp, usual, with_ip_options
+from tests.bpf.packets import segment, timestamp, usual, with_ip_options
 from tests.bpf.services import CLOSING, CUT, EMPTY, EMPTY_HASHED, WEB, end_of
 
 pytestmark = pytest.mark.root

@@ -9,14 +9,13 @@ from scapy.packet import Raw
 from tests.bpf.balancer import Balancer
 from tests.bpf.case import Case, drops, laws, redirects, sends_back
 from tests.bpf.connection import Connection
+from tests.bpf.headers import ETHERNET, tcp_offset
 from tests.bpf.network import CLIENT_MAC, CLIENTS_MAC
 from tests.bpf.packets import (
     END,
-    ETHERNET,
     MSS,
     NOP,
     WINDOW_SCALE,
-    tcp_offset,
     timestamp,
     usual,
     with_ip_options,

@@ -224,14 +224,19 @@ def plan(present: Tables, wanted: Tables) -> list[Write]:
     steps += then
     steps += [write for write in servers if write.key not in usable]
     steps += last
+    steps += _clearances("origins", present, wanted)
     steps += [write for write in vips if write.value["end"] == GONE]
     for table in (
-        *("origins", "vips", "servers", "server_addresses", "vip_addresses"),
+        *("vips", "servers", "server_addresses", "vip_addresses"),
         *("quic_configs", "links", "direct"),
     ):
-        left = getattr(wanted, table)
-        steps += [Write(table, key, None) for key in getattr(present, table) if key not in left]
+        steps += _clearances(table, present, wanted)
     return steps
+
+
+def _clearances(table: str, present: Tables, wanted: Tables) -> list[Write]:
+    left = getattr(wanted, table)
+    return [Write(table, key, None) for key in getattr(present, table) if key not in left]
 
 
 def _origins_in_turn(
