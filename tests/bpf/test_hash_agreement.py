@@ -39,7 +39,7 @@ quick = settings(
 def test_python_and_bpf_agree_on_ends_and_hashes(
     operator: Operator, *, ends: list[End], ids: list[int], weights: list[int], clock: int, index: int
 ) -> None:
-    """Any VIP and server of both families is found, its flows go where Maglev says, its replies are stamped."""
+    """Any VIP and server is found, its flows go where the Maglev table says, its replies get the cookie."""
     client, vip_end, *server_ends = ends
     assume(client.port != vip_end.port)
     balancer = operator.balancer

@@ -15,34 +15,33 @@ few = settings(max_examples=25, deadline=None)
 @few
 @given(WEIGHTS)
 def test_shares_are_in_proportion_to_weights(weights: dict[int, int]) -> None:
-    """Every row has a server, and each server's share is right to 2 rows for each unit of the last round."""
+    """Every row has a server, and each server's rows are those of its weight, give or take three."""
     rows = Counter(maglev.table(weights))
     assert rows.total() == maglev.ROWS
     assert rows.keys() <= weights.keys()
     total = sum(weights.values())
     for server, weight in weights.items():
         fair = maglev.ROWS * weight / total
-        # A round gives a server of weight w either w / largest rows or one more or less; rounds are whole.
-        assert abs(rows[server] - fair) <= 2, (server, weight, rows[server], fair)
+        assert abs(rows[server] - fair) <= 3, (server, weight, rows[server], fair)
 
 
 @few
 @given(WEIGHTS)
-def test_a_table_depends_on_the_weights_alone(weights: dict[int, int]) -> None:
-    """Whoever makes the table, in whatever order servers are known, most rows are the same."""
+def test_every_balancer_makes_the_same_table(weights: dict[int, int]) -> None:
+    """There is no chance in it: the same servers in the same order have the same rows."""
     assert maglev.table(weights) == maglev.table(dict(weights))
 
 
 @few
 @given(ALIKE, st.data())
 def test_removing_a_server_moves_few_rows_of_others(servers: set[int], data: st.DataObject) -> None:
-    """Of the rows of those that stay, at most an eighth go to somebody else (Maglev, section 5.3)."""
+    """Of the rows of those that stay, at most a sixteenth go to somebody else (Maglev, section 5.3)."""
     gone = data.draw(st.sampled_from(sorted(servers)))
     before = maglev.table(dict.fromkeys(sorted(servers), 1))
     after = maglev.table(dict.fromkeys(sorted(servers - {gone}), 1))
     stayed = [(old, new) for old, new in zip(before, after, strict=True) if old != gone]
     moved = sum(old != new for old, new in stayed)
-    assert moved <= len(stayed) / 8
+    assert moved <= len(stayed) / 16
     assert gone not in after
 
 
