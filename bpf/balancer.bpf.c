@@ -9,6 +9,7 @@
  */
 #include "poise/contract.h"
 #include "poise/fragments.h"
+#include "poise/icmp.h"
 #include "poise/parse.h"
 #include "poise/slowpath.h"
 #include "poise/stats.h"
@@ -82,6 +83,8 @@ static __always_inline int balance_rest(struct xdp_md *ctx, const int family, __
 	case PARSED_TOO_LONG:
 		return with_event(EVENT_PASS_LONG_HEADERS, XDP_PASS);
 	case PARSED_OTHER_PROTOCOL:
+		if (is_icmp(&packet, family))
+			return family == AF_INET ? icmp_over_ipv4(ctx, offset) : icmp_over_ipv6(ctx, offset);
 		break;
 	}
 	return with_event(EVENT_PASS_OTHER_PROTOCOL, XDP_PASS);

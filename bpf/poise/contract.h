@@ -29,9 +29,13 @@ enum limits {
 	QUIC_CODEPOINTS = 8,	/* rows of quic_configs and quic_ciphers per VIP */
 	/* Copies of resets without timestamp that each CPU may send per second, see slowpath.h. */
 	RESET_COPIES_PER_SECOND = 20000,
+	ICMP_COPIES_PER_SECOND = 20000,		/* likewise of ICMP errors */
+	/* Messages that each CPU may send per second to say that a packet is too big: RFC 4443, section 2.4 (f). */
+	TOO_BIG_PER_SECOND = 10000,
 };
 
 #define NO_SERVER (-1)		/* in place of a server id */
+#define ALL_SERVERS (-2)	/* likewise */
 
 /* An IPv6 address; where both kinds share a table, an IPv4 address is ::ffff:a.b.c.d (RFC 4291). */
 struct address {
@@ -98,6 +102,12 @@ struct server {
 	__be16 tag[MAX_TAGS];	/* VLAN ids, the outer one first */
 	__u16 mtu;		/* of the way there, 65535 if it is larger or unknown */
 	__u16 zero;
+};
+
+/* What a server's clock was last seen at, for the layouts of the paper: see layouts.h. */
+struct server_clock {
+	__u32 tsval[2];		/* with MSB, that which began each version; with LSB, only the first is in use */
+	__u32 version;
 };
 
 /* Where frames for an interface of the routing table leave: the device under it, and their VLAN ids. */
@@ -224,6 +234,8 @@ struct budget {
 enum budgets {
 	BUDGET_RESET_COPIES,
 	BUDGET_FLOWS,
+	BUDGET_ICMP_COPIES,
+	BUDGET_TOO_BIG,
 	BUDGETS,
 };
 
@@ -234,11 +246,14 @@ enum budgets {
 enum event {
 	EVENT_PASS_NOT_IP,
 	EVENT_PASS_NOT_UNICAST,		/* broadcast or multicast by its Ethernet address */
-	EVENT_PASS_OTHER_PROTOCOL,	/* neither TCP nor UDP */
+	EVENT_PASS_OTHER_PROTOCOL,	/* neither TCP nor UDP, nor an ICMP error */
 	EVENT_PASS_FRAGMENT_UNKNOWN,	/* later fragment of which no first one was seen here */
 	EVENT_PASS_TRUNCATED,		/* ends before its ports */
 	EVENT_PASS_LONG_HEADERS,	/* more IPv6 extension headers than are looked through */
 	EVENT_PASS_UNRELATED,		/* neither for a VIP nor from a server */
+	EVENT_PASS_ICMP_UNRELATED,	/* error that quotes a packet neither from a VIP nor to a server */
+	EVENT_PASS_ICMP_MALFORMED,	/* error whose quote is no IP header and eight bytes */
+	EVENT_PASS_ICMP_FRAGMENT,	/* first fragment of an error */
 	EVENT_PASS_OWN_ADDRESS,		/* from a server to this machine */
 	EVENT_PASS_DIRECT,		/* from a server to a `direct:` prefix */
 	EVENT_PASS_SERVER_CONNECTS,	/* a server opens a connection from its service port */
@@ -255,10 +270,14 @@ enum event {
 	EVENT_DROP_REPLY_OF_CUT_SERVER,
 	EVENT_DROP_REPLY_WITHOUT_VIP,	/* its VIP is being added or removed */
 	EVENT_DROP_RESET_LIMIT,		/* reset without timestamp, over RESET_COPIES_PER_SECOND */
+	EVENT_DROP_ICMP_LIMIT,		/* ICMP error, over ICMP_COPIES_PER_SECOND */
+	EVENT_DROP_TOO_BIG_LIMIT,	/* not told to the client: over TOO_BIG_PER_SECOND */
 	EVENT_DROP_NO_NEIGHBOUR,	/* slow path: no way to the client after all */
 	EVENT_DROP_INTERNAL,		/* a table that must be there is not */
 	EVENT_RESET_NO_SERVER,		/* client's packet answered with a reset: no server takes connections */
 	EVENT_RESET_OF_CUT_SERVER,	/* client's packet answered with a reset: its server is cut */
+	EVENT_TOO_BIG_ANSWERED,		/* client's packet answered: too big for the way to the server */
+	EVENT_REFUSED_SIGNED_SYN,	/* answered with an ICMP error: what is signed cannot be rewritten */
 	EVENT_SYN_RETRANSMITTED,	/* went where the first one went */
 	EVENT_SYN_WITHOUT_TIMESTAMP,	/* placed by hash */
 	EVENT_HANDSHAKE_UNKNOWN,	/* echo of a SYN-ACK that the table has forgotten */
@@ -268,6 +287,9 @@ enum event {
 	EVENT_FLOW_REMEMBERED,		/* a new one, of UDP or without timestamps */
 	EVENT_FLOW_LIMIT,		/* new flow left to the hash alone: over `flow_rate` */
 	EVENT_RESET_TO_ALL,		/* reset without timestamp of a forgotten connection */
+	EVENT_ICMP_TO_SERVER,		/* error that quotes a packet of a server */
+	EVENT_ICMP_TO_ALL,		/* likewise, of which server is not known */
+	EVENT_ICMP_TO_CLIENT,		/* error that quotes a packet of a client */
 	EVENT_NEIGHBOUR_UNRESOLVED,	/* first packet to a client or gateway: sent by the kernel */
 	EVENTS,
 };

@@ -17,6 +17,16 @@ static __always_inline __u16 csum_fold(__u64 sum)
 	return sum;
 }
 
+static __always_inline __u64 csum_words(const void *from, __u32 words)
+{
+	const __u32 *word = from;
+	__u64 sum = 0;
+
+	for (__u32 i = 0; i < words; i++)
+		sum += word[i];
+	return sum;
+}
+
 /* The difference that replacing a word of at most 32 bits makes. */
 static __always_inline __u64 csum_change(__u32 from, __u32 to)
 {

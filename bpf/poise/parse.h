@@ -141,15 +141,15 @@ static __always_inline __u32 walk_extensions(void *ip, void *end)
 	return FOUND_TOO_LONG;
 }
 
-/* Functions of their own, so that the verifier follows the loop once. */
+/* Functions of their own, so that the verifier follows the loop once. The mask tells it the bound. */
 __attribute__((noinline)) __u32 search_transport(struct xdp_md *ctx, __u32 offset)
 {
-	return walk_extensions((void *)(long)ctx->data + (offset & 31), (void *)(long)ctx->data_end);
+	return walk_extensions((void *)(long)ctx->data + (offset & 511), (void *)(long)ctx->data_end);
 }
 
 __attribute__((noinline)) __u32 search_transport_tc(struct __sk_buff *skb, __u32 offset)
 {
-	return walk_extensions((void *)(long)skb->data + (offset & 31), (void *)(long)skb->data_end);
+	return walk_extensions((void *)(long)skb->data + (offset & 511), (void *)(long)skb->data_end);
 }
 
 static __always_inline enum parsed parse_ipv4(struct packet *packet)

@@ -2,56 +2,11 @@
 /* Turning a client's packet into the reset that answers it. */
 #pragma once
 
+#include "answer.h"
 #include "csum.h"
 #include "frame.h"
 #include "parse.h"
 #include "stats.h"
-
-#define RESET_HOPS 64
-
-static __always_inline __u64 sum_words(const void *from, __u32 words)
-{
-	const __u32 *word = from;
-	__u64 sum = 0;
-
-	for (__u32 i = 0; i < words; i++)
-		sum += word[i];
-	return sum;
-}
-
-/* The IP header of a reset to where a packet came from; returns the sum of both addresses. */
-static __always_inline __u64 write_ipv4(struct iphdr *ip, __be32 source, __be32 target)
-{
-	struct iphdr reset = {
-		.version = 4,
-		.ihl = sizeof(*ip) / 4,
-		.tot_len = bpf_htons(sizeof(*ip) + sizeof(struct tcphdr)),
-		.frag_off = bpf_htons(IP_DONT_FRAGMENT),
-		.ttl = RESET_HOPS,
-		.protocol = IPPROTO_TCP,
-		.saddr = source,
-		.daddr = target,
-	};
-
-	reset.check = ~csum_fold(sum_words(&reset, sizeof(reset) / 4));
-	*ip = reset;
-	return (__u64)source + target;
-}
-
-static __always_inline __u64 write_ipv6(struct ipv6hdr *ip, const struct address *source, const struct address *target)
-{
-	struct ipv6hdr reset = {
-		.version = 6,
-		.payload_len = bpf_htons(sizeof(struct tcphdr)),
-		.nexthdr = IPPROTO_TCP,
-		.hop_limit = RESET_HOPS,
-	};
-
-	*(struct address *)&reset.saddr = *source;
-	*(struct address *)&reset.daddr = *target;
-	*ip = reset;
-	return sum_words(source, 4) + sum_words(target, 4);
-}
 
 /*
  * RFC 9293, section 3.10.7.1: with ACK, the reset takes its sequence number from it; without,
@@ -92,9 +47,9 @@ static __always_inline int turn_into_reset(struct xdp_md *ctx, const struct pack
 
 	set_macs(data, macs);
 	if (family == AF_INET)
-		of_addresses = write_ipv4(data + offset, source.word[0], target.word[0]);
+		of_addresses = write_ipv4(data + offset, source.word[0], target.word[0], IPPROTO_TCP, sizeof(tcp));
 	else
-		of_addresses = write_ipv6(data + offset, &source, &target);
+		of_addresses = write_ipv6(data + offset, &source, &target, IPPROTO_TCP, sizeof(tcp));
 
 	tcp.source = segment.dest;
 	tcp.dest = segment.source;
@@ -106,7 +61,7 @@ static __always_inline int turn_into_reset(struct xdp_md *ctx, const struct pack
 		tcp.ack = 1;
 		tcp.ack_seq = bpf_htonl(bpf_ntohl(segment.seq) + payload + segment.syn + segment.fin);
 	}
-	tcp.check = ~csum_fold(sum_words(&tcp, sizeof(tcp) / 4) + of_addresses +
+	tcp.check = ~csum_fold(csum_words(&tcp, sizeof(tcp) / 4) + of_addresses +
 			       bpf_htonl(IPPROTO_TCP << 16 | sizeof(tcp)));
 	*(struct tcphdr *)(data + offset + ip_bytes) = tcp;
 	return with_event(event, XDP_TX);

@@ -7,14 +7,14 @@
 #include "flows.h"
 #include "fragments.h"
 #include "handshake.h"
+#include "layouts.h"
 #include "reply.h"
 #include "reset.h"
 #include "rewrite.h"
 #include "select.h"
 #include "timestamp.h"
-
-/* In place of a server id: a reset that goes to every server. */
-#define ALL_SERVERS (-2)
+#include "too_big.h"
+#include "unreachable.h"
 
 static __always_inline bool may_connect(const struct vip *vip, __u32 id)
 {
@@ -112,6 +112,19 @@ static __always_inline __u32 restore_echo(__u64 hash, __u32 tsecr)
 	return cookie_strip(tsecr);
 }
 
+/* The server that an echo names, and in place of the echo what the server is to see. */
+static __always_inline int follow_echo(const struct vip *vip, __u64 hash, __u32 tsecr, __u32 *restored)
+{
+	if (vip->layout != LAYOUT_LOW) {
+		int id = server_in_layout(vip->layout, tsecr, hash);
+
+		*restored = restore_in_layout(vip->layout, server_row(vip->index, id), tsecr);
+		return id;
+	}
+	*restored = restore_echo(hash, tsecr);
+	return cookie_server(tsecr, hash);
+}
+
 static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *packet, const int family,
 					 const struct vip *vip)
 {
@@ -119,6 +132,7 @@ static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *pack
 	struct timestamp *timestamp;
 	struct server *server;
 	const void *address;
+	__be32 *echo = NULL, tsecr = 0;
 	bool connects = false;
 	__u64 hash, change = 0;
 	__u32 server_at;
@@ -133,14 +147,22 @@ static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *pack
 	timestamp = find_timestamp(ctx, packet, header_length);
 
 	if (packet->tcp->syn && !packet->tcp->ack) {
+		/*
+		 * The signature covers addresses and ports, so that no server would accept it. A client
+		 * takes no reset without a signature (RFC 2385, section 4.1), but an ICMP error.
+		 */
+		if (is_signed(ctx, packet, header_length))
+			return reply_unreachable(ctx, packet, family, EVENT_REFUSED_SIGNED_SYN);
 		id = place(packet, family, vip, hash, timestamp, &connects);
 	} else if (vip->policy == POLICY_HASH) {
 		id = select_by_hash(vip, hash);
 	} else if (timestamp && packet->tcp->ack) {
-		__u32 tsecr = bpf_ntohl(timestamp->tsecr);
+		__u32 restored;
 
-		id = cookie_server(tsecr, hash);
-		change = rewrite_timestamp(packet, &timestamp->tsecr, restore_echo(hash, tsecr));
+		echo = &timestamp->tsecr;
+		tsecr = *echo;
+		id = follow_echo(vip, hash, bpf_ntohl(tsecr), &restored);
+		change = rewrite_timestamp(packet, echo, restored);
 	} else {
 		/* RFC 7323, section 3.2: TSecr counts only where ACK is set. */
 		id = follow_without_echo(packet, family, vip, hash);
@@ -162,8 +184,11 @@ static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *pack
 	address = server_address(server, server_at, family);
 	if (!address)
 		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
-	if (ip_length(packet, family) > server->mtu)
-		return with_event(EVENT_DROP_TOO_BIG, XDP_DROP);
+	if (ip_length(packet, family) > server->mtu) {
+		if (echo)
+			*echo = tsecr;	/* what is quoted is what the client sent */
+		return reply_too_big(ctx, packet, family, server->mtu);
+	}
 	if (packet->more_fragments) {
 		struct fragment_way way = { .server_row = server_at };
 
@@ -181,7 +206,7 @@ static __always_inline __u64 stamp(const struct packet *packet, const int family
 {
 	bool is_synack = packet->tcp->syn;
 	__u64 hash = hash_to(vip, packet, family);
-	__u32 tsval = bpf_ntohl(timestamp->tsval);
+	__u32 tsval = bpf_ntohl(timestamp->tsval), stamped;
 
 	if (is_synack) {
 		__u32 isn = bpf_ntohl(packet->tcp->ack_seq) - 1;
@@ -189,7 +214,11 @@ static __always_inline __u64 stamp(const struct packet *packet, const int family
 		if (!handshake_answer(handshake_row(hash), hash, isn, server, tsval))
 			count(EVENT_SYNACK_UNEXPECTED);
 	}
-	return rewrite_timestamp(packet, &timestamp->tsval, cookie_stamp(tsval, hash, server, is_synack));
+	if (vip->layout != LAYOUT_LOW)
+		stamped = stamp_in_layout(vip->layout, server_row(vip->index, server), tsval, hash);
+	else
+		stamped = cookie_stamp(tsval, hash, server, is_synack);
+	return rewrite_timestamp(packet, &timestamp->tsval, stamped);
 }
 
 /* A SYN-ACK without timestamp: the client will not send any either. */

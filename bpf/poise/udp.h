@@ -9,6 +9,7 @@
 #include "reply.h"
 #include "rewrite.h"
 #include "select.h"
+#include "too_big.h"
 
 /* Whether packets of this server's old flows are still sent to it. */
 static __always_inline bool keeps_flows(const struct vip *vip, __u32 id)
@@ -87,7 +88,7 @@ static __always_inline int udp_to_server(struct xdp_md *ctx, struct packet *pack
 	if (!address)
 		return with_event(EVENT_DROP_INTERNAL, XDP_DROP);
 	if (ip_length(packet, family) > server->mtu)
-		return with_event(EVENT_DROP_TOO_BIG, XDP_DROP);
+		return reply_too_big(ctx, packet, family, server->mtu);
 	if (packet->more_fragments) {
 		struct fragment_way way = { .server_row = server_at };
 

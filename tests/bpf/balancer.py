@@ -20,11 +20,12 @@ from tests.bpf.services import TOKEN
 MAPS = (
     *("settings", "vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs"),
     *("links", "direct", "direct6", "flows", "fragments"),
-    *("handshakes", "turns", "budgets", "events", "traffic"),
+    *("handshakes", "turns", "budgets", "events", "traffic", "server_clocks"),
 )
 HANDSHAKE_ROWS = 1024
 FLOW_RATE = 1000  # per second and CPU
 RESET_COPIES_PER_SECOND = 20000  # of contract.h
+BUDGETS = ("reset_copies", "flows", "icmp_copies", "too_big")  # its enum budgets, which no type names in BTF
 
 
 Direct = frozenset[IPv4Network | IPv6Network]
@@ -128,6 +129,10 @@ class Balancer:
             for key in [key for key, _ in table.items()]:  # noqa: PERF102  a map, not a dict
                 table.delete(key)
 
+    def forget_clocks(self) -> None:
+        """Forget what was seen of the servers' clocks."""
+        self._map("server_clocks").update([(row, {}) for row in self._present.servers])
+
     def remember_in(self, rows: int) -> None:
         """Use so many rows of the handshake table, a power of two up to HANDSHAKE_ROWS."""
         self._map("settings").set(0, {"token": TOKEN, "handshake_mask": rows - 1, "flow_rate": FLOW_RATE})
@@ -173,10 +178,15 @@ class Balancer:
         cpus = self._map("traffic").get(row)
         return {name: sum(cpu[name] for cpu in cpus) for name in cpus[0]}
 
+    def spend(self, budget: str, per_second: int, second: int, *, left: int) -> None:
+        """Leave so much of a budget to each CPU in that second of the monotonic clock."""
+        row = BUDGETS.index(budget)
+        budgets = self._map("budgets")
+        budgets.set(row, [{"second": second, "used": per_second - left} for _ in budgets.get(row)])
+
     def spend_reset_budget(self, second: int, *, left: int) -> None:
         """Leave so many copies of resets to each CPU in that second of the monotonic clock."""
-        budgets = self._map("budgets")
-        budgets.set(0, [{"second": second, "used": RESET_COPIES_PER_SECOND - left} for _ in budgets.get(0)])
+        self.spend("reset_copies", RESET_COPIES_PER_SECOND, second, left=left)
 
 
 def _flow(key: dict[str, Any]) -> tuple[Address, int, int]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.bpf import icmp
 from tests.bpf.balancer import Balancer, Direct
 from tests.bpf.changes import Operator
 from tests.bpf.network import DIRECT, DIRECT6, Site
@@ -41,6 +42,30 @@ def balancer(site: Site, loaded: Balancer, servers_ifindex: int) -> Iterator[Bal
         loaded.fill(MODEL, hops(MODEL, servers_ifindex), KEY, direct)
         loaded.start_afresh()
         yield loaded
+
+
+@pytest.fixture(scope="session")
+def icmp_site() -> Iterator[icmp.Site]:
+    """The network around the balancer of both IP versions."""
+    with icmp.Site() as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def icmp_loaded(icmp_site: icmp.Site) -> Iterator[Balancer]:
+    """The balancer of `icmp.MODEL`; while a module's tests run, this thread lives where it is."""
+    with icmp_site.here.enter():
+        balancer = Balancer()
+        icmp.fill(balancer)
+        yield balancer
+        balancer.close()
+
+
+@pytest.fixture
+def icmp_balancer(icmp_loaded: Balancer) -> Balancer:
+    """The same, with nothing remembered."""
+    icmp_loaded.start_afresh()
+    return icmp_loaded
 
 
 @pytest.fixture

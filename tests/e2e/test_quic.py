@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
-from poise.kernel import netlink, tc
+from poise.lab.balancer import Balancer
 from poise.lab.namespaces import LabError
 from poise.lab.network import ServersLab
 from poise.lab.quic_client import QuicClient
 from poise.lab.quic_server import PORT, QuicServer
 from poise.quic.connection_id import server_of
-from poise.servers.apply import DataPlane, Limits
-from poise.servers.model import Address, Hop, Model, Policy, Protocol, QuicIds, Server, State, Vip
-from poise.servers.tables import Tables, desired, plan
+from poise.servers.model import QuicIds
+from tests.e2e.counters import drops
 
 pytestmark = pytest.mark.root
 
@@ -21,53 +21,28 @@ PLAIN = QuicIds(0, 2, 6)
 SINGLE_PASS = QuicIds(1, 2, 14, bytes(range(16)))
 FOUR_PASS = QuicIds(2, 2, 9, bytes(range(16, 32)))
 OTHER = IPv4Address("10.1.0.51")  # the client's, too
-FIRST_ID = 300
 CLIENTS = 3
 
 
-class Balancer:
-    """The packet side at work in the lab's router, with one QUIC VIP."""
+def start_balancer(lab: ServersLab, ids: QuicIds, directory: Path) -> Balancer:
+    """Start `poise up` with a QUIC VIP whose connection ids are these, for all servers."""
+    settings: dict[str, object] = {
+        "config": ids.config,
+        "server_id_length": ids.server_id_length,
+        "nonce_length": ids.nonce_length,
+    }
+    if ids.key:
+        key = directory / "key"
+        key.touch(mode=0o600)
+        key.write_text(ids.key.hex())
+        settings["key_file"] = str(key)
+    vip = lab.vip_settings(server_port=PORT)
+    return lab.start_balancer(vips=[vip | {"protocol": "quic", "port": PORT, "quic_ids": [settings]}])
 
-    def __init__(self, lab: ServersLab, ids: QuicIds) -> None:
-        """Attach it, and have all servers ready."""
-        self._lab = lab
-        self._ids = ids
-        self._hops: dict[Address, Hop] = {}
-        self._present = Tables()
-        with lab.router.enter():
-            self._plane = DataPlane(lab.pins, Limits(), bytes(6))
-            interfaces = [netlink.interface(name) for name in lab.interfaces]
-            for interface in interfaces:
-                tc.create_clsact(interface.index)
-                self._plane.attach(interface, "native")
-        for server in lab.servers:
-            with server.namespace.enter():
-                mac = netlink.interface("eth0").mac
-            self._hops[server.address] = Hop(None, interfaces[-1].index, mac, interfaces[-1].mac, valid=True)
-        self.have([State.READY] * len(lab.servers))
 
-    def have(self, states: Sequence[State]) -> None:
-        """Put the servers, in their order, into these states."""
-        servers = tuple(
-            Server(FIRST_ID + number, server.name, server.address, PORT, state, 0, declared=True)
-            for number, (server, state) in enumerate(zip(self._lab.servers, states, strict=True))
-        )
-        policy = Policy.ROUND_ROBIN
-        vip = Vip(
-            *(0, "quic", self._lab.vip, PORT, policy, servers),
-            protocol=Protocol.QUIC,
-            quic_ids=(self._ids,),
-        )
-        model = Model((vip,))
-        wanted = desired(
-            *(model, self._hops, frozenset(), {}),
-            key=bytes(range(16)),
-            present=self._present,
-            shape=self._plane.shape,
-        )
-        self._plane.hold_keys(model)
-        self._plane.write(plan(self._present, wanted))
-        self._present = wanted
+def server_ids(balancer: Balancer) -> dict[str, int]:
+    """The id of each server, as its operator would look it up."""
+    return {str(server["name"]): int(str(server["id"])) for server in balancer.client.servers()}
 
 
 @pytest.fixture
@@ -82,24 +57,30 @@ def lab() -> Iterator[ServersLab]:
     "ids", [PLAIN, SINGLE_PASS, FOUR_PASS], ids=["plaintext", "single pass", "four passes"]
 )
 def test_connections_survive_moves_of_the_client_and_changes_of_the_servers(
-    lab: ServersLab, ids: QuicIds
+    lab: ServersLab, ids: QuicIds, tmp_path: Path
 ) -> None:
     """From whatever port and address, whatever became of the others, a connection's own server answers."""
-    numbers = {server.name: FIRST_ID + number for number, server in enumerate(lab.servers)}
+    balancer = start_balancer(lab, ids, tmp_path)
+    numbers = server_ids(balancer)
     for server in lab.servers:
-        QuicServer(
-            *(server.namespace, server.name, server.address), ids=ids, server_id=numbers[server.name]
-        ).start()
-    balancer = Balancer(lab, ids)
+        place = (server.namespace, server.name, server.address)
+        QuicServer(*place, ids=ids, server_id=numbers[server.name]).start()
     with ExitStack() as stack:
         clients = [stack.enter_context(QuicClient(lab.clients[0], lab.vip, PORT)) for _ in range(CLIENTS)]
         homes = [client.exchange().server for client in clients]
-        for states in (
-            [State.DRAIN, State.READY, State.READY],
-            [State.READY, State.REMOVED, State.DRAIN],
-            [State.REMOVED, State.DRAIN, State.READY],
+
+        def restart() -> None:
+            balancer.kill()
+            balancer.start()
+
+        for change in (
+            lambda: balancer.client.drain("web1"),
+            lambda: balancer.client.remove("web2"),
+            restart,
+            lambda: balancer.client.remove("web1"),
+            lambda: balancer.client.add(lab.server("web2").address, PORT, name="web2"),
         ):
-            balancer.have(states)
+            change()
             for client, home in zip(clients, homes, strict=True):
                 client.rebind()
                 assert client.exchange().server == home
@@ -107,16 +88,17 @@ def test_connections_survive_moves_of_the_client_and_changes_of_the_servers(
                 exchange = client.exchange()
                 assert (exchange.server, exchange.source) == (home, str(OTHER))
                 assert server_of([ids], exchange.connection_id) == numbers[home]
+    assert drops(balancer) == {}
 
 
-def test_without_minted_ids_a_connection_is_its_flow(lab: ServersLab) -> None:
+def test_without_minted_ids_a_connection_is_its_flow(lab: ServersLab, tmp_path: Path) -> None:
     """Unroutable ids go by address and port: changes of the servers do no harm, a move of the client does."""
     for server in lab.servers:
         QuicServer(server.namespace, server.name, server.address).start()
-    balancer = Balancer(lab, PLAIN)
+    balancer = start_balancer(lab, PLAIN, tmp_path)
     with QuicClient(lab.clients[0], lab.vip, PORT, timeout=1) as client:
         home = client.exchange().server
-        balancer.have([State.DRAIN if server.name == home else State.READY for server in lab.servers])
+        balancer.client.drain(home)
         assert client.exchange().server == home
         client.rebind()
         with pytest.raises(LabError, match="no answer within 1 s"):
