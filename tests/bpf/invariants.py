@@ -154,6 +154,9 @@ class Invariants:
         out = read(result.packet)
         if result.verdict == Verdict.PASS:
             _claim(result.packet[6:12] == TOKEN, "changed what is left to the kernel", frame, result)
+        if out is None and result.verdict == Verdict.TX:
+            self._check_icmp(frame, found, result)
+            return
         if out is None:
             raise Broken(f"cannot be read any more: {frame.hex(' ')} became {result.packet.hex(' ')}")
         if is_later:
@@ -218,6 +221,22 @@ class Invariants:
             header = found.transport - found.ip
             _claim(before[40:header] == after[40:header], "changed extension headers", frame, result)
         _claim(same, "changed more of the IP header than its ends and hops", frame, result)
+
+    def _check_icmp(self, frame: bytes, found: Read, result: Result) -> None:
+        """An ICMP error that answers what is too big, or refused (RFC 792, RFC 4443)."""
+        packet, at = result.packet, found.ip
+        version = packet[at] >> 4
+        ours = found.end(frame, 2) in self._servers and version == found.version
+        _claim(ours and packet[12:at] == frame[12:at], "an ICMP error for somebody else", frame, result)
+        if version == 4:
+            body, target, number = packet[at + 20 :], packet[at + 16 : at + 20], packet[at + 9]
+            right = number == 1 and _sum(packet[at : at + 20]) == 0 and _sum(body) == 0
+        else:
+            body, target, number = packet[at + 40 :], packet[at + 24 : at + 40], packet[at + 6]
+            right = (
+                number == 58 and (_sum(packet[at + 8 : at + 40]) + _sum(body) + len(body) + 58) % 0xFFFF == 0
+            )
+        _claim(right and target == found.source, "a wrong ICMP error", frame, result)
 
     def _check_reset(self, frame: bytes, found: Read, out: Read, result: Result) -> None:
         packet = result.packet
