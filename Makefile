@@ -9,7 +9,7 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup system bpf demo test test-slow check format clean
+.PHONY: help setup system bpf demo test test-slow fuzz check format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -37,6 +37,11 @@ test: bpf  ## run the tests (as root: all of them)
 # 5 is pytest's "no such tests"
 test-slow: bpf  ## run the slow tests
 	$(BIN)/pytest -m slow || [ $$? -eq 5 ]
+
+PACKETS ?= 1000000
+
+fuzz: bpf  ## run PACKETS damaged packets through the balancer, and check what must hold (as root)
+	$(BIN)/python -m tests.bpf.fuzz $(PACKETS)
 
 check: setup  ## check style, formatting and types
 	$(BIN)/ruff check

@@ -98,6 +98,11 @@ def both_ways(family: Family) -> Iterator[bytes]:
     yield names(family).answer(server_of(family.names, 0), payload=b"answer")
 
 
+def in_two(frame: bytes) -> list[bytes]:
+    """Return two fragments, the ports and TCP's options in the first."""
+    return fragments(frame, 40 if transport_of(frame)[0] == 6 else 8)
+
+
 def _each() -> Iterator[bytes]:
     for family in FAMILIES:
         yield from both_ways(family)
@@ -183,7 +188,7 @@ def _unknown_fragment() -> Iterator[bytes]:
 def _known_fragment() -> Iterator[Sample]:
     for family in FAMILIES:
         for frame in both_ways(family):
-            first, *later = fragments(frame, 40 if transport_of(frame)[0] == 6 else 8)
+            first, *later = in_two(frame)
             for fragment in later:
                 yield Sample(fragment, (first,))
 

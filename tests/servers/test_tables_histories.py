@@ -221,4 +221,4 @@ TestContents = Contents.TestCase
 TestContents.__doc__ = (
     "While tables are written, every VIP and server that stays is found, and none is moved."
 )
-TestContents.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestContents.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
