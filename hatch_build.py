@@ -14,7 +14,6 @@ SOURCE_DIRECTORIES = ("bpf", "bench/decision")
 OBJECT_DIRECTORY = "src/poise/objects"
 FLAGS = (
     *("-O2", "-g", "-target", "bpf"),
-    "-fno-strict-aliasing",  # as the kernel: headers are read by words of several sizes
     "-mcpu=v3",  # atomics that return a value
     "-fno-strict-aliasing",  # headers are read and written in words of other types, as in the kernel itself
     *("-Wall", "-Werror"),
