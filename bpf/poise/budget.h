@@ -1,11 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What may happen so and so often per second, counted on each CPU. */
+/* Time, and what may happen so and so often per second, counted on each CPU. */
 #pragma once
 
 #include <stdbool.h>
 #include "contract.h"
 
 #define NANOSECONDS 1000000000ULL
+#define TIME_SHIFT 30
+
+/* In units of 2^30 ns: a shift is cheaper than a division, and these are seconds enough. */
+static __always_inline __u32 coarse_time(void)
+{
+	return bpf_ktime_get_coarse_ns() >> TIME_SHIFT;
+}
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include "budget.h"
 #include "contract.h"
 #include "cookie.h"
 #include "stats.h"
@@ -28,7 +29,6 @@ struct {
 } connections SEC(".maps");
 
 #define NO_SLOT (-1)
-#define TIME_SHIFT 30
 #define PLACE_GONE 1
 
 #define CONNECTION_FINS (CONNECTION_CLIENT_FIN | CONNECTION_SERVER_FIN)
@@ -39,11 +39,6 @@ enum search {
 	FIND_ISN,	/* that of this SYN */
 	FIND_SERVER,	/* on this server */
 };
-
-static __always_inline __u32 coarse_time(void)
-{
-	return bpf_ktime_get_coarse_ns() >> TIME_SHIFT;
-}
 
 static __always_inline struct connection_row *connection_row(__u64 hash)
 {

@@ -166,6 +166,7 @@ struct fragment_way {
 	__u32 vip_row;		/* of a reply; otherwise the fragments go */
 	__u32 server_row;	/* to this server */
 	__u32 to_client;
+	__u32 since;		/* coarse_time() of the first one */
 };
 
 /*
@@ -305,7 +306,7 @@ enum budgets {
  */
 enum event {
 	EVENT_PASS_NOT_IP,
-	EVENT_PASS_NOT_UNICAST,		/* broadcast or multicast by its Ethernet address */
+	EVENT_PASS_NOT_UNICAST,		/* to or from a group address of Ethernet */
 	EVENT_PASS_OTHER_PROTOCOL,	/* neither TCP nor UDP, nor an ICMP error */
 	EVENT_PASS_FRAGMENT_UNKNOWN,	/* later fragment of which no first one was seen here */
 	EVENT_PASS_TRUNCATED,		/* ends before its ports */

@@ -7,6 +7,9 @@
 #include "reply.h"
 #include "rewrite.h"
 
+/* In units of coarse_time(), after which an identification is another datagram's: ipfrag_time of Linux. */
+#define FRAGMENT_LIFE 30
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, FRAGMENT_ROWS);
@@ -32,6 +35,18 @@ static __always_inline bool fragment_of(const struct packet *packet, const int f
 	return true;
 }
 
+static __always_inline void remember(const struct packet *packet, const int family, const struct fragment_way *way)
+{
+	struct fragment_way from_now;
+	struct fragment fragment;
+
+	if (!way || !fragment_of(packet, family, &fragment))
+		return;
+	from_now = *way;
+	from_now.since = coarse_time();
+	bpf_map_update_elem(&fragments, &fragment, &from_now, BPF_ANY);
+}
+
 /*
  * Where those that follow the first fragment whose IP header is at `offset` go; to be called before
  * it is rewritten. A function of its own, because it is rarely needed and its stack should not be
@@ -39,22 +54,19 @@ static __always_inline bool fragment_of(const struct packet *packet, const int f
  */
 __attribute__((noinline)) int remember_ipv4(struct xdp_md *ctx, __u32 offset, const struct fragment_way *way)
 {
-	struct fragment fragment;
 	struct packet packet;
 
-	if (way && parse_xdp(&packet, ctx, AF_INET, offset & 31) == PARSED && fragment_of(&packet, AF_INET, &fragment))
-		bpf_map_update_elem(&fragments, &fragment, way, BPF_ANY);
+	if (parse_xdp(&packet, ctx, AF_INET, offset & 31) == PARSED)
+		remember(&packet, AF_INET, way);
 	return 0;
 }
 
 __attribute__((noinline)) int remember_ipv6(struct xdp_md *ctx, __u32 offset, const struct fragment_way *way)
 {
-	struct fragment fragment;
 	struct packet packet;
 
-	if (way && parse_xdp(&packet, ctx, AF_INET6, offset & 31) == PARSED &&
-	    fragment_of(&packet, AF_INET6, &fragment))
-		bpf_map_update_elem(&fragments, &fragment, way, BPF_ANY);
+	if (parse_xdp(&packet, ctx, AF_INET6, offset & 31) == PARSED)
+		remember(&packet, AF_INET6, way);
 	return 0;
 }
 
@@ -91,6 +103,8 @@ static __always_inline int later_to_server(struct xdp_md *ctx, const struct pack
 		return with_event(EVENT_DROP_SERVER_UNREACHABLE, XDP_DROP);
 	if (hop_limit(packet, family) <= 1)
 		return with_event(EVENT_DROP_TTL_EXPIRED, XDP_DROP);
+	if (ip_length(packet, family) > server->mtu)
+		return with_event(EVENT_DROP_TOO_BIG, XDP_DROP);
 	replace_end_address(packet, family, TARGET, address);
 	return send_to_server(ctx, packet, server);
 }
@@ -122,7 +136,7 @@ static __always_inline int forward_later_fragment(struct xdp_md *ctx, struct pac
 	if (!fragment_of(packet, family, &fragment))
 		return with_event(EVENT_PASS_TRUNCATED, XDP_PASS);
 	way = bpf_map_lookup_elem(&fragments, &fragment);
-	if (!way)
+	if (!way || coarse_time() - way->since > FRAGMENT_LIFE)
 		return with_event(EVENT_PASS_FRAGMENT_UNKNOWN, XDP_PASS);
 	if (way->to_client)
 		return later_to_client(ctx, packet, family, way->vip_row);

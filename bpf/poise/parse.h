@@ -91,9 +91,10 @@ static __always_inline bool is_vlan(__be16 type)
 	return type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD);
 }
 
+/* Of both addresses: what answers a frame goes to its source. */
 static __always_inline bool is_unicast(const struct ethhdr *eth)
 {
-	return !(eth->h_dest[0] & 1);
+	return !((eth->h_dest[0] | eth->h_source[0]) & 1);
 }
 
 /* Bytes of the Ethernet header with its VLAN tags. */

@@ -36,8 +36,8 @@ static __always_inline int follow_flow(const struct packet *packet, const int fa
 	id = select_by_hash(vip, hash);
 	if (id == NO_SERVER)
 		return NO_SERVER;
-	*is_new = true;
-	if (may_begin_flow())
+	*is_new = may_begin_flow();	/* otherwise its next packet would count again */
+	if (*is_new)
 		remember_flow(&flow, id);
 	return id;
 }

@@ -137,6 +137,12 @@ class Balancer:
         """Forget what was seen of the servers' clocks."""
         self._map("server_clocks").update([(row, {}) for row in self._present.servers])
 
+    def age_fragments(self, by: int) -> None:
+        """Have all first fragments come earlier, in units of the program's coarse_time()."""
+        table = self._map("fragments")
+        for key, way in list(table.items()):
+            table.set(key, way | {"since": (way["since"] - by) % 2**32})
+
     def remember_in(self, rows: int) -> None:
         """Use so many rows of the handshake table, a power of two up to HANDSHAKE_ROWS."""
         self._map("settings").set(0, {"token": TOKEN, "handshake_mask": rows - 1, "flow_rate": FLOW_RATE})

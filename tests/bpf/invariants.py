@@ -137,7 +137,7 @@ class Invariants:
     def check(self, frame: bytes, result: Result) -> None:
         """Raise Broken if something does not hold."""
         _claim(result.verdict != Verdict.ABORTED, "no verdict", frame, result)
-        found = None if frame[0] & 1 else read(frame)  # an Ethernet broadcast or multicast
+        found = None if (frame[0] | frame[6]) & 1 else read(frame)  # to or from an Ethernet group
         is_later = found is not None and not found.transport
         concerns = found is not None and (
             found.fragment in self._fragments

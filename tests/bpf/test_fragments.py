@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.bpf.balancer import Balancer, TcVerdict, Verdict
+from tests.bpf.balancer import Balancer, Result, TcVerdict, Verdict
 from tests.bpf.case import Case, drops, hands_up, laws, passes, redirects
 from tests.bpf.changes import Operator
 from tests.bpf.connection import CLIENT_ISN, Connection, macs_to
@@ -90,6 +90,20 @@ def _followed(family: Family) -> Iterator[Case]:
 def test_later_fragments_follow_the_first(balancer: Balancer, case: Case) -> None:
     """To cut a packet and to forward its fragments is to forward it and to cut it then."""
     assert case.run(balancer) == case.outcome
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_what_comes_later_than_any_datagram_lasts_is_of_another_one(
+    balancer: Balancer, family: Family
+) -> None:
+    """An identification is used again: half a minute after the first fragment, it stands for nothing."""
+    (_, whole, _, _) = next(iter(_wholes(family)))
+    first, later, last = fragments(whole, *CUTS)
+    balancer.start_afresh()
+    balancer.run(first)
+    assert balancer.run(later).verdict == Verdict.REDIRECT
+    balancer.age_fragments(60)
+    assert balancer.run(last) == Result(Verdict.PASS, last)
 
 
 def _between_extensions() -> Iterator[Case]:

@@ -129,6 +129,11 @@ def _not_unicast() -> Iterator[bytes]:
         yield patched(frame, {0: b"\x33\x33\0\0\0\1"})
 
 
+@packet("from an Ethernet multicast address")
+def _from_multicast() -> Iterator[bytes]:
+    yield from (patched(frame, {6: b"\x33\x33\0\0\0\1"}) for frame in _each())
+
+
 @packet("ICMP, ESP, AH or any protocol but TCP and UDP")
 def _other_protocol() -> Iterator[bytes]:
     to = IP(src=str(CLIENT), dst=str(IPV4.web.address))
