@@ -91,6 +91,11 @@ class Kernel:
         row = origin and origin["vip"] * SERVER_IDS + origin["server"]
         return origin and self.tables["server_addresses"].get(row)
 
+    def place_of_origin(self, end: int) -> tuple[int, int, int] | None:
+        """The VIP's row and index, and the id of the server at this end."""
+        origin = self.find_origin(end)
+        return (origin["vip_row"], origin["vip"], origin["server"]) if origin else None
+
     def vip_of(self, end: int) -> int | None:
         """The VIP whose server is at this end."""
         origin = self.find_origin(end)
@@ -193,7 +198,13 @@ class Laws:
         self.direct = {prefix for prefix in present.direct & goal.direct if kernel.is_direct(prefix)}
         # By the numbers of the ends, so that what stays keeps the address it had; of IPv4 nobody asks.
         self.addresses = {end: kernel.address_of_vip(end) for end in filter(is_ipv6, self.vips)}
-        self.server_addresses = {end: kernel.address_of_origin(end) for end in filter(is_ipv6, self.origins)}
+        # A server whose VIP is replaced by another one gets its place, and its address there, in two steps.
+        places = {row["end"]: (row["vip_row"], row["vip"], row["server"]) for row in goal.origins.values()}
+        self.server_addresses = {
+            end: kernel.address_of_origin(end)
+            for end in filter(is_ipv6, self.origins)
+            if kernel.place_of_origin(end) == places[end]
+        }
 
     def check_write(self, step: Write) -> None:
         """No row changes its end in one go, and no pool while it is in use: readers would see a mixture."""
