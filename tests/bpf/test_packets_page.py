@@ -6,14 +6,16 @@ import pytest
 
 from tests.bpf.balancer import Balancer, Verdict
 from tests.bpf.case import Case, Outcome
-from tests.bpf.headers import ip_offset, tcp_offset
+from tests.bpf.headers import ip_offset, tcp_offset, transport_of
 from tests.bpf.packets import source_of, target_of
 from tests.bpf.services import TOKEN
-from tests.bpf.unexpected import BUILDERS, Sample, samples
+from tests.bpf.unexpected import BUILDERS, Sample, as_sample
+from tests.bpf.unexpected_icmp import ERRORS
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 FORWARDED = (Verdict.REDIRECT, Verdict.TX)
 RST = 0x04
+ICMP_PROTOCOLS = (1, 58)
 
 
 def _rows(page: str) -> list[list[str]]:
@@ -25,9 +27,12 @@ def _rows(page: str) -> list[list[str]]:
 ROWS = {sentence: (outcome, counter.strip("`")) for sentence, outcome, counter in _rows("packets.md")}
 
 
+ALL = BUILDERS | ERRORS
+
+
 def test_every_row_has_a_builder_and_every_builder_a_row() -> None:
     """What the page promises is tested, and what is tested it tells."""
-    assert sorted(ROWS) == sorted(BUILDERS)
+    assert sorted(ROWS) == sorted(ALL)
     assert len(ROWS) == len(_rows("packets.md"))
 
 
@@ -47,16 +52,18 @@ def _seen(sample: Sample, outcome: Outcome) -> str:
         return "forward"
     assert outcome.verdict in FORWARDED
     assert ip_offset(out) >= 14
+    if outcome.verdict == Verdict.TX and transport_of(out)[0] in ICMP_PROTOCOLS:
+        return "error"
     is_first = outcome.verdict == Verdict.TX and len(packet) >= tcp_offset(packet) + 14
     return "reset" if is_first and _is_reset_of(out, packet) else "forward"
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("sentence", BUILDERS)
+@pytest.mark.parametrize("sentence", ALL)
 def test_packets_have_the_outcome_that_the_page_tells(balancer: Balancer, sentence: str) -> None:
     """Each malformed or unexpected packet has the one outcome and the counter of its row."""
     expected, counter = ROWS[sentence]
-    made = samples(sentence)
+    made = [as_sample(found) for found in ALL[sentence]()]
     assert made
     for sample in made:
         outcome = Case(sentence, sample.packet, Outcome(Verdict.PASS, "", {}), sample.before).run(balancer)

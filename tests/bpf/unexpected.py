@@ -61,10 +61,9 @@ def packet(sentence: str) -> Callable[[Builder], Builder]:
     return register
 
 
-def samples(sentence: str) -> list[Sample]:
-    """Return the packets of a sentence."""
-    made = BUILDERS[sentence]()
-    return [sample if isinstance(sample, Sample) else Sample(sample) for sample in made]
+def as_sample(made: bytes | Sample) -> Sample:
+    """Return what a builder made, with nothing before it if it did not say."""
+    return made if isinstance(made, Sample) else Sample(made)
 
 
 def web(family: Family, **client: object) -> Connection:
@@ -134,7 +133,7 @@ def _from_multicast() -> Iterator[bytes]:
     yield from (patched(frame, {6: b"\x33\x33\0\0\0\1"}) for frame in _each())
 
 
-@packet("ICMP, ESP, AH or any protocol but TCP and UDP")
+@packet("ESP, AH, ICMP that is no error, or any other protocol but TCP and UDP")
 def _other_protocol() -> Iterator[bytes]:
     to = IP(src=str(CLIENT), dst=str(IPV4.web.address))
     yield bytes(Ether(dst=CLIENTS_MAC.hex(":"), src=CLIENT_MAC.hex(":")) / to / ICMP())
@@ -423,4 +422,4 @@ def _every_flag() -> Iterator[bytes]:
 
 def corpus() -> list[tuple[str, Sample]]:
     """Return all packets, with their sentences."""
-    return [(sentence, sample) for sentence in BUILDERS for sample in samples(sentence)]
+    return [(sentence, as_sample(made)) for sentence, builder in BUILDERS.items() for made in builder()]
