@@ -17,7 +17,8 @@ from tests.bpf.invariants import Invariants
 from tests.bpf.network import DIRECT, DIRECT6, Site
 from tests.bpf.packets import End, summed, tagged, usual
 from tests.bpf.services import FAMILIES, HASHED, KEY, MODEL, hops
-from tests.bpf.unexpected import both_ways, corpus, in_two
+from tests.bpf.unexpected import both_ways, in_two
+from tests.bpf.unexpected_icmp import corpus
 
 DEFAULT = 1_000_000
 HEADERS = 80  # bytes behind the start of the IP header in which most changes are made

@@ -418,8 +418,3 @@ def _every_flag() -> Iterator[bytes]:
     for family in FAMILIES:
         yield request(family, 0, "SFA")
         yield request(family, 0, "FSRPAUEC")
-
-
-def corpus() -> list[tuple[str, Sample]]:
-    """Return all packets, with their sentences."""
-    return [(sentence, as_sample(made)) for sentence, builder in BUILDERS.items() for made in builder()]

@@ -14,7 +14,18 @@ from tests.bpf.headers import ip_offset
 from tests.bpf.network import CLIENT_MAC, CLIENTS_MAC
 from tests.bpf.packets import End, tagged, usual
 from tests.bpf.services import EMPTY, FAMILIES, IPV4, MTU, NARROW_VIP, Family, server_of
-from tests.bpf.unexpected import CLOCK, PORT, Builder, packet, reply, request, web
+from tests.bpf.unexpected import (
+    BUILDERS,
+    CLOCK,
+    PORT,
+    Builder,
+    Sample,
+    as_sample,
+    packet,
+    reply,
+    request,
+    web,
+)
 
 ERRORS: dict[str, Builder] = {}  # apart, because what a damaged one quotes is checked where errors are tested
 
@@ -105,3 +116,8 @@ def _signed() -> Iterator[bytes]:
     for vip in (*(family.web for family in FAMILIES), EMPTY):
         client = IPV4.client if vip.address.version == 4 else FAMILIES[1].client
         yield from (Connection(vip, End(client, PORT)).syn(options) for options in (MD5, AO))
+
+
+def corpus() -> list[tuple[str, Sample]]:
+    """Return all packets but ICMP errors, with their sentences."""
+    return [(sentence, as_sample(made)) for sentence, builder in BUILDERS.items() for made in builder()]
