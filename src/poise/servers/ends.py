@@ -11,8 +11,7 @@ from poise.errors import PoiseError
 from poise.servers import cookie
 from poise.servers.model import Address, Protocol, Server, Vip
 
-TCP, UDP = 6, 17  # IPPROTO_TCP, IPPROTO_UDP
-_NUMBERS = {Protocol.TCP: TCP, Protocol.UDP: UDP, Protocol.QUIC: UDP}
+TCP, UDP = Protocol.TCP.number, Protocol.UDP.number
 
 # HASH_FACTOR, IPV6_NUMBERS, PROBES and GONE of bpf/poise
 _HASH_FACTOR = 0x9E3779B97F4A7C15
@@ -53,7 +52,7 @@ class End(NamedTuple):
 def end_of(vip: Vip, server: Server | None = None) -> End:
     """Return the end that packets to the VIP, or to a server of it, carry."""
     thing = server or vip
-    return End(thing.address, thing.port, _NUMBERS[vip.protocol])
+    return End(thing.address, thing.port, vip.protocol.number)
 
 
 def probed_rows(number: int, rows: int) -> list[int]:
