@@ -18,8 +18,15 @@ pytestmark = pytest.mark.root
 LISTENING = 7000
 
 
-@pytest.mark.parametrize("arms", [1, 2])
-@pytest.mark.parametrize("vip", ["routed", "on-link"])
+@pytest.mark.parametrize(
+    ("arms", "vip"),
+    [
+        (1, "on-link"),
+        (2, "routed"),
+        pytest.param(1, "routed", marks=pytest.mark.slow),
+        pytest.param(2, "on-link", marks=pytest.mark.slow),
+    ],
+)
 def test_ipv6_connections_take_strict_turns(arms: Literal[1, 2], vip: Literal["routed", "on-link"]) -> None:
     """In each topology, connections over IPv6 opened one after the other go round in strict turns."""
     with ServersLab(3, arms=arms, vip=vip, family=6) as lab:
@@ -54,11 +61,11 @@ def test_ipv6_connections_survive_changes_and_the_end_of_the_daemon() -> None:
     ("family", "client_tags", "server_tags"),
     [
         (4, (10,), ()),
-        (4, (), (20,)),
         (6, (10,), (20,)),
         (4, (100, 10), (20,)),
-        (6, (100, 10), (200, 20)),
-        (4, (), (200, 20)),
+        pytest.param(4, (), (20,), marks=pytest.mark.slow),
+        pytest.param(6, (100, 10), (200, 20), marks=pytest.mark.slow),
+        pytest.param(4, (), (200, 20), marks=pytest.mark.slow),
     ],
 )
 def test_connections_go_through_vlans(
