@@ -22,6 +22,7 @@ MAPS = (
     *("settings", "vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs"),
     *("links", "direct", "direct6", "flows", "fragments"),
     *("handshakes", "turns", "budgets", "events", "traffic", "server_clocks", "connections"),
+    "quic_configs",
 )
 HANDSHAKE_ROWS = 1024
 FLOW_RATE = 1000  # per second and CPU

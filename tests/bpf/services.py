@@ -8,7 +8,19 @@ from ipaddress import IPv4Address, ip_address
 
 from poise.servers import cookie, maglev
 from poise.servers.ends import end_of as end_in_tables
-from poise.servers.model import SERVER_IDS, Address, Hop, Model, Policy, Protocol, Server, State, Vip
+from poise.servers.model import (
+    SERVER_IDS,
+    Address,
+    Hop,
+    Mode,
+    Model,
+    Policy,
+    Protocol,
+    QuicIds,
+    Server,
+    State,
+    Vip,
+)
 from tests.bpf.network import (
     CLIENT,
     CLIENT6,
@@ -184,11 +196,31 @@ NARROW_NAMES = Vip(
     Protocol.UDP,
 )
 
+STATEFUL = Vip(
+    18,
+    "stateful",
+    ip_address("192.0.2.17"),
+    80,
+    Policy.ROUND_ROBIN,
+    (_server(0, "10.6.0.1", 8080), _server(1, "10.6.0.2", 8080)),
+    mode=Mode.STATEFUL,
+)
+QUIC = Vip(
+    19,
+    "quic",
+    ip_address("192.0.2.17"),
+    443,
+    Policy.ROUND_ROBIN,
+    (_server(0, "10.6.0.1", 443), _server(1, "10.6.0.2", 443)),
+    Protocol.QUIC,
+    quic_ids=(QuicIds(config=0, server_id_length=2, nonce_length=6),),
+)
+
 MODEL = Model(
     (
         *(WEB, HASHED, EMPTY, EMPTY_HASHED, CLOSING, FULL, WEB6, HASHED6, EMPTY6),
         *(NAMES, NAMES6, EMPTY_NAMES, EMPTY_NAMES6, HASHED_NAMES),
-        *(TAGGED, TAGGED6, NARROW_VIP, NARROW_NAMES),
+        *(TAGGED, TAGGED6, NARROW_VIP, NARROW_NAMES, STATEFUL, QUIC),
     )
 )
 
