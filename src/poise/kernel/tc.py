@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BPF programs on the TC ingress of interfaces: classic filters, which kernels before 6.6 have too.
+"""BPF programs on the TC hooks of interfaces: classic filters, which kernels before 6.6 have too.
 
 Filters hang on a qdisc of the interface that sees all packets and queues none: clsact, or the older ingress.
 """
@@ -14,7 +14,7 @@ from poise.kernel.libbpf import Program
 from poise.kernel.library import BpfError, check, library
 from poise.kernel.rtnetlink import NetlinkError, dump, request
 
-_INGRESS = 1  # BPF_TC_INGRESS
+INGRESS, EGRESS = 1, 2  # BPF_TC_INGRESS, BPF_TC_EGRESS
 _REPLACE = 1  # BPF_TC_F_REPLACE
 # Where poise's filter sits; by these it is found again.
 _HANDLE = 0x706F
@@ -46,27 +46,33 @@ class _Options(ctypes.Structure):
     )
 
 
-def _ingress(ifindex: int) -> _Hook:
-    return _Hook(sz=ctypes.sizeof(_Hook), ifindex=ifindex, attach_point=_INGRESS)
+def _hook(ifindex: int, point: int) -> _Hook:
+    return _Hook(sz=ctypes.sizeof(_Hook), ifindex=ifindex, attach_point=point)
+
+
+def attach(program: Program, ifindex: int, point: int, priority: int, handle: int = 0) -> None:
+    """Attach the program to INGRESS or EGRESS of an interface, which must have a clsact.
+
+    Filters run in the order of their priorities. handle: 0 lets the kernel choose one; with another, the
+    program takes the place of an earlier one. Raises BpfError.
+    """
+    flags = _REPLACE if handle else 0
+    size = ctypes.sizeof(_Options)
+    options = _Options(sz=size, prog_fd=program.fd, flags=flags, handle=handle, priority=priority)
+    result = library().bpf_tc_attach(ctypes.byref(_hook(ifindex, point)), ctypes.byref(options))
+    side = "ingress" if point == INGRESS else "egress"
+    check(f"attach {program.name} to the {side} of interface {ifindex}", result)
 
 
 def attach_ingress(program: Program, ifindex: int) -> None:
     """Attach the program, or put it in place of poise's earlier one; the interface must have a clsact."""
-    options = _Options(
-        sz=ctypes.sizeof(_Options),
-        prog_fd=program.fd,
-        flags=_REPLACE,
-        handle=_HANDLE,
-        priority=_PRIORITY,
-    )
-    result = library().bpf_tc_attach(ctypes.byref(_ingress(ifindex)), ctypes.byref(options))
-    check(f"attach {program.name} to the ingress of interface {ifindex}", result)
+    attach(program, ifindex, INGRESS, _PRIORITY, _HANDLE)
 
 
 def detach_ingress(ifindex: int) -> None:
     """Remove poise's filter; harmless if it is gone, or its interface is."""
     options = _Options(sz=ctypes.sizeof(_Options), handle=_HANDLE, priority=_PRIORITY)
-    result = library().bpf_tc_detach(ctypes.byref(_ingress(ifindex)), ctypes.byref(options))
+    result = library().bpf_tc_detach(ctypes.byref(_hook(ifindex, INGRESS)), ctypes.byref(options))
     try:
         check(f"remove the filter from the ingress of interface {ifindex}", result)
     except BpfError as error:

@@ -12,13 +12,12 @@ its XDP program left the tags on; what it leaves loses its tags here. What it se
 gets them on that interface's egress, unless it has tags already.
 """
 
-import ctypes
 import socket
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 
+from poise.kernel import tc
 from poise.kernel.libbpf import Object
-from poise.kernel.library import check, library
 from poise.lab.namespaces import LabError, Namespace
 
 MTU = 1500
@@ -27,28 +26,6 @@ MOST = 2
 ROOM = 4
 # As tc(8) has it by default, so behind poise's 0x706f.
 _PRIORITY = 0xC000
-# libbpf.h
-_INGRESS, _EGRESS = 1, 2
-
-
-class _Hook(ctypes.Structure):
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("ifindex", ctypes.c_int),
-        ("attach_point", ctypes.c_int),
-        ("parent", ctypes.c_uint32),
-    )
-
-
-class _Options(ctypes.Structure):
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("prog_fd", ctypes.c_int),
-        ("flags", ctypes.c_uint32),
-        ("prog_id", ctypes.c_uint32),
-        ("handle", ctypes.c_uint32),
-        ("priority", ctypes.c_uint32),
-    )
 
 
 def keep_tags_in_frames(namespace: Namespace, interface: str) -> None:
@@ -74,14 +51,7 @@ def carry_tags(namespace: Namespace, interface: str, tags: Sequence[int]) -> Non
         program.map("carried_tags").set(0, {"count": len(tags), "ids": ids})
         with namespace.enter():
             ifindex = socket.if_nametoindex(interface)
-            _attach(program, "push_tags", ifindex, _EGRESS)
-            _attach(program, "pop_tags", ifindex, _INGRESS)
+            tc.attach(program.program("push_tags"), ifindex, tc.EGRESS, _PRIORITY)
+            tc.attach(program.program("pop_tags"), ifindex, tc.INGRESS, _PRIORITY)
     finally:
         program.close()
-
-
-def _attach(program: Object, name: str, ifindex: int, point: int) -> None:
-    hook = _Hook(sz=ctypes.sizeof(_Hook), ifindex=ifindex, attach_point=point)
-    options = _Options(sz=ctypes.sizeof(_Options), prog_fd=program.program(name).fd, priority=_PRIORITY)
-    result = library().bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options))
-    check(f"attach {name} to interface {ifindex}", result)
