@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 
-from tests.bpf import unexpected_modes  # noqa: F401  registers its packets
+from tests.bpf import unexpected_handshakes, unexpected_modes  # noqa: F401  register their packets
 from tests.bpf.balancer import Balancer, Verdict
 from tests.bpf.connection import Connection
 from tests.bpf.headers import ETHERNET, ip_offset, transport_of

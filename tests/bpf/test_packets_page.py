@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bpf import unexpected_modes  # noqa: F401  registers its packets
+from tests.bpf import unexpected_handshakes, unexpected_modes  # noqa: F401  register their packets
 from tests.bpf.balancer import Balancer, Verdict
 from tests.bpf.case import Case, Outcome
 from tests.bpf.headers import ip_offset, tcp_offset, transport_of

@@ -120,7 +120,7 @@ async def _run(host: str, port: int, name: str, minter: Minter) -> None:
         return protocol
 
     await serve(host, port, configuration=configuration, create_protocol=create_protocol)
-    print("ready", flush=True)  # noqa: T201
+    print("ready", flush=True)  # noqa: T201  # its parent waits for it
     await asyncio.Event().wait()
 
 

@@ -73,7 +73,7 @@ def configure(
     configuration.connection_id_length = minter.length
     create = create_protocol or QuicConnectionProtocol
 
-    def create_minting(connection: "QuicConnection", **arguments: Any) -> Any:  # noqa: ANN401
+    def create_minting(connection: "QuicConnection", **arguments: Any) -> Any:  # noqa: ANN401  # as aioquic has it
         _mint_for(connection, minter)
         return create(connection, **arguments)
 
@@ -84,7 +84,8 @@ def _mint_for(connection: "QuicConnection", minter: Minter) -> None:
     """Replace the ids that aioquic draws at random, which it has no setting for.
 
     `serve` creates the protocol before it uses the connection: nobody has seen its first id yet. Later ids
-    are sent in NEW_CONNECTION_ID frames, some time after they are made.
+    are sent in NEW_CONNECTION_ID frames, some time after they are made. Private members, because there is
+    no public way to the ids.
     """
     (first,) = connection._host_cids  # noqa: SLF001
     first.cid = connection.host_cid = minter.mint()
