@@ -7,6 +7,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
 from poise.errors import NotFoundError, PoiseError
+from poise.servers.care import DEFAULT_DRAIN, DEFAULT_LOAD, Check, Drain, LoadSource, Passive
 
 SERVER_IDS = 512  # per VIP: the cookie has nine bits
 
@@ -27,10 +28,11 @@ class Protocol(StrEnum):
 
 
 class Mode(StrEnum):
-    """Whether a VIP's TCP connections each have an entry in a table."""
+    """What keeps a VIP's TCP connections on their servers: the cookie, a table of them, or only a hash."""
 
     STATELESS = "stateless"
     STATEFUL = "stateful"
+    COOKIELESS = "cookieless"
 
 
 class Layout(StrEnum):
@@ -42,17 +44,28 @@ class Layout(StrEnum):
 
 
 class Policy(StrEnum):
-    """How a VIP places connections."""
+    """How a VIP places new connections."""
 
     ROUND_ROBIN = "round-robin"
+    WEIGHTED_ROUND_ROBIN = "weighted-round-robin"
     HASH = "hash"
+    MAGLEV = "maglev"
+    POWER_OF_TWO = "power-of-two"
+    LEAST_LOADED = "least-loaded"
+    AWRR = "awrr"
+    PREQUAL = "prequal"
 
 
 class State(StrEnum):
-    """What a server gets; a removed one is off the list but its id, and old connections, are not."""
+    """What an operator or poise.yaml wants of a server, with HAProxy's meaning of the first three.
+
+    DRAIN: no new connections, checks go on. MAINT: neither, and connections that are open go on. A removed
+    server is off the list, but its id and its old connections are not; those of one that is CUT are reset.
+    """
 
     READY = "ready"
     DRAIN = "drain"
+    MAINT = "maint"
     REMOVED = "removed"
     CUT = "cut"
 
@@ -64,8 +77,8 @@ GONE = (State.REMOVED, State.CUT)
 class Server:
     """A server of a VIP under its id.
 
-    since: when it got its state, seconds since 1970. declared: it stands in poise.yaml. weight: its share
-    of what is placed by hash.
+    since: when it got its state, seconds since 1970. declared: it stands in poise.yaml. weight: its
+    share of new connections, except in plain round robin. deadline: when its drain is to end, likewise.
     """
 
     id: int
@@ -76,6 +89,7 @@ class Server:
     since: float
     declared: bool
     weight: int = 1
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,12 @@ class QuicIds:
 
 @dataclass(frozen=True)
 class Vip:
-    """A virtual address and port; `index` is its place in the kernel's tables."""
+    """A virtual address and port; `index` is its place in the kernel's tables.
+
+    panic: if fewer than this fraction of the servers that should take connections are up, all of them are
+    used. slow_start: seconds in which a server that recovered gets its full share again. awrr_alpha: of
+    the formula of AWRR.
+    """
 
     index: int
     name: str
@@ -106,6 +125,13 @@ class Vip:
     mode: Mode = Mode.STATELESS
     layout: Layout = Layout.LOW
     quic_ids: tuple[QuicIds, ...] = ()
+    checks: tuple[Check, ...] = ()
+    passive: Passive | None = None
+    panic: float = 0.5
+    slow_start: float = 0.0
+    drain: Drain = DEFAULT_DRAIN
+    load: LoadSource = DEFAULT_LOAD
+    awrr_alpha: float = 0.0
 
 
 @dataclass(frozen=True)
