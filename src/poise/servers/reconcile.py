@@ -6,7 +6,8 @@ hundreds costs little.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import fields, replace
 from typing import Final
 
@@ -66,7 +67,7 @@ def reconcile(
     return Model(tuple(vips))
 
 
-def _loses(vip: Vip, want: WantedVip, taken: Mapping[int, Set[_At]]) -> bool:
+def _loses(vip: Vip, want: WantedVip, taken: Mapping[int, AbstractSet[_At]]) -> bool:
     """Return whether VIPs that are not settled take a server from one that is."""
     return not (vip.held & taken[want.protocol.number]) <= want.ends
 
@@ -112,7 +113,7 @@ def _at(server: Server) -> _At:
 def _lost(
     vip: Vip, named: Collection[_At], want: WantedVip, all_wanted: Iterable[WantedVip]
 ) -> frozenset[_At]:
-    """Return those of a VIP's servers that are not named there that the file has elsewhere, or has as VIPs."""
+    """Return the servers of a VIP that the file names elsewhere, or as VIPs, and not there."""
     others = frozenset(at for at in vip.at if at not in named)
     if not others:
         return others

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must outlive a reboot: which id is which server's, the servers' states, and who was found to be down."""
+"""What must outlive a reboot: which id is which server's, the servers' states, and who was down."""
 
 import json
 import sqlite3
@@ -41,7 +41,7 @@ class Down(NamedTuple):
 
 
 class Store:
-    """The file of the servers; each change of it is on the disk when the call returns, as a whole or not at all."""
+    """The file of the servers: a change is on the disk when the call returns, or none of it ever will be."""
 
     def __init__(self, path: Path) -> None:
         """Open the file, made at first use; one process at a time. Raises PoiseError if it cannot be used."""
@@ -181,7 +181,7 @@ def _read(index: int, written: dict[str, Any]) -> Vip:
     )
 
 
-def _read_server(
+def _read_server(  # noqa: PLR0917  as they stand in a row
     server_id: int,
     name: str,
     address: str,
