@@ -9,7 +9,7 @@ from poise import durable
 from poise.errors import PoiseError
 
 KEY_BYTES = 16
-_LONGEST_KEY = 256  # far more than any key takes
+_LONGEST_TOKEN = 4096
 
 
 def load_key(path: Path) -> bytes:
@@ -44,7 +44,7 @@ def _read_secret(path: Path, what: str) -> bytes:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777
-            content = file.read(_LONGEST_KEY)
+            content = file.read(_LONGEST_TOKEN + 1)
     except OSError as error:
         raise PoiseError(f"cannot read {what} {path}: {error.strerror}") from None
     if mode & 0o077:
@@ -58,3 +58,15 @@ def _from_hexadecimal(content: bytes) -> bytes | None:
     except ValueError:
         return None
     return key if len(key) == KEY_BYTES else None
+
+
+def load_token(path: Path) -> str:
+    """Return the token in a `token_file` of poise.yaml; PoiseError if there is none or others may read it."""
+    content = _read_secret(path, "the token")
+    try:
+        token = content.decode("ascii").strip()
+    except UnicodeDecodeError:
+        token = ""
+    if not token.isprintable() or not token or len(content) > _LONGEST_TOKEN:
+        raise PoiseError(f"the token {path} is not one line of at most {_LONGEST_TOKEN} letters: write it so")
+    return token

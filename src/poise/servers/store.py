@@ -27,6 +27,8 @@ CREATE TABLE IF NOT EXISTS down (
 ) STRICT, WITHOUT ROWID;
 """
 
+_MAGIC: Final = b"SQLite format 3\0"
+_SHORTEST: Final = 512  # bytes: a page
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}  # ERROR: other tables
 
 Key = tuple[int, int]
@@ -48,7 +50,7 @@ class Store:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            is_new = not path.exists()
+            is_new = _is_new(path)
             # Calls come from several threads, one at a time: the control plane has a lock for changes.
             self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
@@ -140,6 +142,18 @@ class Store:
     def _unwritable(self, error: Exception) -> PoiseError:
         why = getattr(error, "strerror", None) or error
         return PoiseError(f"cannot write {self._path} ({why}): make room there, or make it writable")
+
+
+def _is_new(path: Path) -> bool:
+    """Return whether nothing is there yet; SQLite itself would overwrite a file that is shorter than a page."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(_SHORTEST)
+    except FileNotFoundError:
+        return True
+    if beginning and not (beginning.startswith(_MAGIC) and len(beginning) == _SHORTEST):
+        raise _unreadable(path, "it is no file of SQLite")
+    return False
 
 
 def _unreadable(path: Path, why: str | None) -> PoiseError:
