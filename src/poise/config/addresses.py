@@ -17,7 +17,7 @@ from ipaddress import (
 )
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from poise.config.yaml_lines import Unquoted, show
 
@@ -100,5 +100,9 @@ def parse_prefix(value: object) -> IPv4Network | IPv6Network:
         raise ValueError(f"direct prefix {show(text)} has bits of a host set: write {network}") from error
 
 
-Address = Annotated[IPv4Address | IPv6Address, BeforeValidator(parse_address)]
-Prefix = Annotated[IPv4Network | IPv6Network, BeforeValidator(parse_prefix)]
+_ADDRESS = WithJsonSchema({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})
+_PREFIX = WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f.:]+/[0-9]+$"})
+
+Address = Annotated[IPv4Address | IPv6Address, BeforeValidator(parse_address), _ADDRESS]
+OptionalAddress = Annotated[IPv4Address | IPv6Address | None, BeforeValidator(parse_address), _ADDRESS]
+Prefix = Annotated[IPv4Network | IPv6Network, BeforeValidator(parse_prefix), _PREFIX]

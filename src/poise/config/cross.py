@@ -18,7 +18,6 @@ from poise.config.model import (
     MAXIMUM_QUIC_IDS,
     MAXIMUM_SERVERS,
     MAXIMUM_TAGS,
-    MAXIMUM_VIPS,
 )
 from poise.config.yaml_lines import Document, Finding, Location, show
 from poise.endpoints import write_end
@@ -56,7 +55,7 @@ def too_long(document: Document) -> Iterator[Finding]:
             _list(interface, "vlans"), ("interfaces", index, "vlans"), MAXIMUM_TAGS, "VLAN tags of a frame"
         )
     vips = _list(document.data, "vips")
-    yield from _cut(vips, ("vips",), MAXIMUM_VIPS, "VIPs")
+    yield from _cut(vips, ("vips",), 512, "VIPs")
     for index, vip in enumerate(vips):
         servers = _list(vip, "servers")
         yield from _cut(servers, ("vips", index, "servers"), MAXIMUM_SERVERS, "servers in a VIP")
