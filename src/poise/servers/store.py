@@ -83,7 +83,7 @@ class Store:
             rows = self._file.execute("SELECT number, content FROM vips ORDER BY number").fetchall()
             vips = tuple(_read(number, json.loads(content)) for number, content in rows)
         except sqlite3.DatabaseError as error:
-            raise self._fault(error) from None
+            raise _unreadable(self._path, str(error)) from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise _unreadable(self._path, f"a VIP is not as poise writes it: {error}") from None
         model = Model(vips) if vips else _former(self._path.with_name("servers.json"))
@@ -105,7 +105,7 @@ class Store:
         try:
             rows = self._file.execute("SELECT vip, server, since, reason FROM down").fetchall()
         except sqlite3.DatabaseError as error:
-            raise self._fault(error) from None
+            raise _unreadable(self._path, str(error)) from None
         return {(vip, server): Down(since, reason) for vip, server, since, reason in rows}
 
     def save_down(self, changes: Mapping[Key, Down | None]) -> None:
@@ -145,7 +145,7 @@ class Store:
 
 
 def _is_new(path: Path) -> bool:
-    """Return whether nothing is there yet; SQLite itself would overwrite a file that is shorter than a page."""
+    """Return whether nothing is there yet; SQLite would overwrite a file that is shorter than a page."""
     try:
         with path.open("rb") as file:
             beginning = file.read(_SHORTEST)
@@ -158,7 +158,7 @@ def _is_new(path: Path) -> bool:
 
 def _unreadable(path: Path, why: str | None) -> PoiseError:
     return PoiseError(
-        f"cannot read the server ids in {path} ({why}): restore it from a backup, or delete it, which breaks "
+        f"cannot read the server ids in {path} ({why!s:.100}): restore it from a backup, or delete it, which breaks "
         "the connections that are open"
     )
 

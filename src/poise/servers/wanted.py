@@ -4,6 +4,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from poise.config import CheckConfig, Config, DrainConfig, LoadConfig, PassiveConfig, QuicIdsConfig, VipConfig
 from poise.errors import PoiseError
@@ -75,7 +76,7 @@ def _quic_ids(written: Iterable[QuicIdsConfig]) -> Iterator[QuicIds]:
 def _check(written: CheckConfig) -> Check:
     said = written.model_dump(exclude={"type", "status", "ca_file", "answer", "command"}, exclude_none=True)
     kind = CheckKind(written.type)
-    more: dict[str, object] = {}
+    more: dict[str, Any] = {}
     if written.type in {"http", "https"}:
         more["statuses"] = tuple(tuple(statuses) for statuses in written.status)
     if written.type in {"https", "tls"} and written.ca_file:
