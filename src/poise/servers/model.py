@@ -140,6 +140,11 @@ class Vip:
         return {(server.address, server.port): server for server in self.servers}
 
     @cached_property
+    def addresses(self) -> frozenset[Address]:
+        """The addresses of its servers."""
+        return frozenset(server.address for server in self.servers)
+
+    @cached_property
     def held(self) -> frozenset[tuple[Address, int]]:
         """The addresses and ports whose packets are this VIP's: those of all servers but the cut ones."""
         return frozenset(at for at, server in self.at.items() if server.state != State.CUT)

@@ -158,8 +158,8 @@ def _is_new(path: Path) -> bool:
 
 def _unreadable(path: Path, why: str | None) -> PoiseError:
     return PoiseError(
-        f"cannot read the server ids in {path} ({why!s:.100}): restore it from a backup, or delete it, which breaks "
-        "the connections that are open"
+        f"cannot read the server ids in {path} ({why!s:.100}): restore it from a backup, or delete it, which "
+        "breaks the connections that are open"
     )
 
 
