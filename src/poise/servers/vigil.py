@@ -72,10 +72,11 @@ class Vigil:
         self._wards: dict[Key, _Ward] = {}
         self._restored: dict[Key, Verdict] = {}
         self._passive: dict[Key, Passive] = {}
+        self._held: set[Key] = set()
         self._rota = Rota()
 
     def restore(self, verdicts: Mapping[Key, Verdict]) -> None:
-        """Have servers that are watched for the first time begin with these verdicts of an earlier process."""
+        """Have servers that the next call of `watch` first names begin with these verdicts."""
         with self._lock:
             self._restored = dict(verdicts)
 
@@ -104,6 +105,7 @@ class Vigil:
                 key: target.passive for key, target in targets.items() if target.passive is not None
             }
             self._restored = {}
+            self._note_held()
         self._rota.change(stopped, begun)
 
     def observe(self, counted: Mapping[Key, Counted]) -> None:
@@ -114,13 +116,16 @@ class Vigil:
         changed = []
         with self._lock:
             now = self._clock()
-            for key, passive in self._passive.items():
+            for key in self._held | (counted.keys() & self._passive.keys()):
                 ward = self._wards[key]
+                former = ward.suspicion
                 if key in counted:
-                    ward.suspicion = suspect(passive, ward.suspicion, counted[key], now)
+                    ward.suspicion = suspect(self._passive[key], former, counted[key], now)
                 else:
-                    ward.suspicion = released(ward.suspicion, now)
-                changed += self._conclude(key, ward, now)
+                    ward.suspicion = released(former, now)
+                if ward.suspicion.until != former.until:
+                    changed += self._conclude(key, ward, now)
+            self._note_held()
         for key, verdict in changed:
             self._tell(key, verdict)
 
@@ -190,17 +195,17 @@ class Vigil:
         part.trouble = None
         with self._lock:
             # It may have been moved, or no longer be watched, since the check began.
-            if self._wards.get(key) is not ward and part not in self._parts(key):
+            current = self._wards.get(key)
+            if current is None or part not in current.parts:
                 return
             now = self._clock()
             part.verdict = judge(part.verdict, result, part.check, now)
-            changed = self._conclude(key, self._wards[key], now)
+            changed = self._conclude(key, current, now)
         for changed_key, verdict in changed:
             self._tell(changed_key, verdict)
 
-    def _parts(self, key: Key) -> list[_Part]:
-        ward = self._wards.get(key)
-        return [] if ward is None else ward.parts
+    def _note_held(self) -> None:
+        self._held = {key for key in self._passive if self._wards[key].suspicion.until is not None}
 
     def _conclude(self, key: Key, ward: _Ward, now: float) -> list[tuple[Key, Verdict]]:
         """Put together what is known of a server; returns its verdict if that has changed."""

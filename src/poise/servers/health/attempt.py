@@ -7,14 +7,11 @@ from collections.abc import Awaitable, Callable
 
 from poise.servers.care import Check
 from poise.servers.health.judge import Result
-from poise.servers.health.target import CannotCheck, Target
 from poise.servers.health.wire import NotWell, Wire
-
-__all__ = ["CannotCheck", "NotWell", "attempt"]
 
 
 async def attempt(wire: Wire, check: Check, ask: Callable[[Wire], Awaitable[str]]) -> Result:
-    """Ask over a wire within the check's time-out, and close it; what `ask` returns is why the server is well."""
+    """Ask over a wire within the check's time-out, and close it; `ask` returns why the server is well."""
     began = time.monotonic()
     try:
         with wire:
@@ -27,8 +24,3 @@ async def attempt(wire: Wire, check: Check, ask: Callable[[Wire], Awaitable[str]
     else:
         return Result(True, time.monotonic() - began, reason)
     return Result(False, time.monotonic() - began, reason)
-
-
-def port_of(target: Target, check: Check) -> int:
-    """Return the port to check."""
-    return check.port or target.port

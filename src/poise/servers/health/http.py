@@ -41,7 +41,7 @@ def _request(target: Target, check: Check) -> bytes:
     return (
         f"{check.method} {check.path} HTTP/1.1\r\nHost: {_host(target, check)}\r\n"
         "User-Agent: poise\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-    ).encode("utf-8")
+    ).encode()
 
 
 def _host(target: Target, check: Check) -> str:

@@ -83,10 +83,12 @@ def _fault(passive: Passive, before: Counted, counted: Counted) -> str | None:
     connections = counted.connections - before.connections
     if connections < max(passive.connections, 1):
         return None
-    for name, most, number in (
-        ("were answered with a reset", passive.resets, counted.resets - before.resets),
-        ("had to be tried again", passive.repeats, counted.repeats - before.repeats),
-    ):
-        if most < 1 and number / connections > most:
-            return f"{number} of {connections} new connections {name}, of which {most:.0%} are allowed"
+    resets, repeats = counted.resets - before.resets, counted.repeats - before.repeats
+    if passive.resets < 1 and resets > passive.resets * connections:
+        return (
+            f"answered {resets} of {connections} new connections with a reset, more than {passive.resets:.0%}"
+        )
+    if passive.repeats < 1 and repeats > passive.repeats * connections:
+        times = f"{repeats} times for {connections} new connections"
+        return f"let SYNs be sent again {times}, more than {passive.repeats:.0%}"
     return None

@@ -10,6 +10,7 @@ LONGEST_HEAD: Final = 65_536  # bytes
 LONGEST_BODY: Final = 262_144  # bytes of it that are looked at
 _LONGEST_LINE: Final = 4_096  # bytes of a status line, or of the size of a chunk
 
+_BEGINNING: Final = b"HTTP/1."
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n]*)?\r?\n")
 _END: Final = re.compile(rb"\r?\n\r?\n")
 _LENGTH: Final = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r?\n", re.IGNORECASE)
@@ -28,16 +29,13 @@ class Response:
         """Return the status and the head of the final response, which ends with an empty line."""
         while True:
             self._wire.doing = "waiting for a status line"
-            match = None
-            while match is None:
-                if b"\n" in self._buffer or not b"HTTP/1."[: len(self._buffer)] == self._buffer[:7]:
-                    match = _STATUS.match(self._buffer)
-                    if match is None:
-                        raise NotWell(f"answered something that is not HTTP: {_shown(self._buffer)}")
-                elif len(self._buffer) > _LONGEST_LINE:
+            while b"\n" not in self._buffer and _may_begin(self._buffer):
+                if len(self._buffer) > _LONGEST_LINE:
                     raise NotWell(f"answered with a status line of more than {_LONGEST_LINE} bytes")
-                else:
-                    await self._more("its status line")
+                await self._more("the end of a status line")
+            match = _STATUS.match(self._buffer)
+            if match is None:
+                raise NotWell(f"answered something that is not HTTP/1.1: {_shown(self._buffer)}")
             self._wire.doing = "waiting for the rest of the head"
             while (end := _END.search(self._buffer)) is None:
                 if len(self._buffer) > LONGEST_HEAD:
@@ -98,6 +96,11 @@ class Response:
         if not data:
             raise NotWell(f"closed the connection before {what}")
         self._buffer += data
+
+
+def _may_begin(data: bytes) -> bool:
+    """Whether this may be the beginning of a status line."""
+    return _BEGINNING.startswith(data[: len(_BEGINNING)])
 
 
 def _shown(data: bytes) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When checks are made: each at its interval, spread, bounded in number, and never two of one server at once."""
+"""When checks are made: at their intervals, spread, bounded in number, never two of one server at once."""
 
 import asyncio
 import heapq
@@ -160,8 +160,7 @@ class Rota:
 async def _do(job: Job) -> None:
     try:
         await job.do()
-    except Exception:
-        # A defect: of one check, which must not end the others.
+    except Exception:  # noqa: BLE001 - a defect of one check must not end the others
         _log.exception("a check failed to be made", group=job.group)
 
 
@@ -169,6 +168,9 @@ def _files_allowed(wanted: int) -> int:
     """Return how many sockets checks may have open, and raise this process' soft limit towards `wanted`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or hard > soft:
-        soft = max(soft, wanted + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(hard, wanted + _OTHER_FILES))
+        soft = max(
+            soft,
+            wanted + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(hard, wanted + _OTHER_FILES),
+        )
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return max(soft - _OTHER_FILES, soft // 2)

@@ -39,6 +39,7 @@ class Wire:
         except OSError as error:
             raise _cannot(error) from None
         self._fd = self._socket.fileno()
+        self._broke = "broke the connection off" if kind == socket.SOCK_STREAM else "takes no datagrams"
 
     def __enter__(self) -> Self:
         return self
@@ -50,6 +51,11 @@ class Wire:
         traceback: TracebackType | None,
     ) -> None:
         (self._tls or self._socket).close()
+
+    @property
+    def tls_version(self) -> str:
+        """The version of TLS that is spoken, such as TLSv1.3; empty if none is."""
+        return (self._tls.version() if self._tls is not None else None) or ""
 
     async def connect(self) -> None:
         """Connect; of UDP this sends nothing."""
@@ -98,7 +104,7 @@ class Wire:
             except ssl.SSLWantReadError:
                 await self._ready(writable=False)
             except OSError as error:
-                raise _fault(error, "broke the connection off") from None
+                raise _fault(error, self._broke) from None
 
     async def receive(self, most: int = 16_384) -> bytes:
         """Return what comes next, at most so many bytes; nothing at the end."""
@@ -113,7 +119,7 @@ class Wire:
             except ssl.SSLEOFError:
                 return b""  # it closed without TLS' goodbye, as many do
             except OSError as error:
-                raise _fault(error, "broke the connection off") from None
+                raise _fault(error, self._broke) from None
 
     async def _ready(self, *, writable: bool) -> None:
         ready = self._loop.create_future()
