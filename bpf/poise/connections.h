@@ -28,6 +28,15 @@ struct {
 	__type(value, struct connection_row);
 } connections SEC(".maps");
 
+/* By server row, see struct counted; mappable as `lives` is. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DEFAULT_VIPS * SERVER_IDS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct counted);
+} open_connections SEC(".maps");
+
 #define NO_SLOT (-1)
 #define PLACE_GONE 1
 

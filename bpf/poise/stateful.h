@@ -195,7 +195,7 @@ static __always_inline int place_connection(const struct packet *packet, const i
 	}
 	if (!has_timestamp)
 		count(EVENT_SYN_WITHOUT_TIMESTAMP);
-	id = vip->policy == POLICY_HASH ? select_by_hash(vip, hash) : select_by_turn(vip);
+	id = select_by_policy(vip, hash, isn);
 	if (id == NO_SERVER)
 		return NO_SERVER;
 	flow = flow_from(vip, packet, family);

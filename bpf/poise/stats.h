@@ -13,7 +13,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, MAX_VIPS * SERVER_IDS);
+	__uint(max_entries, DEFAULT_VIPS * SERVER_IDS);
 	__type(key, __u32);
 	__type(value, struct traffic);
 } traffic SEC(".maps");

@@ -48,10 +48,10 @@ static __always_inline int place(const struct packet *packet, const int family, 
 	}
 	if (!has_timestamp)
 		count(EVENT_SYN_WITHOUT_TIMESTAMP);
-	if (vip->policy == POLICY_HASH)
+	if (vip->mode == MODE_COOKIELESS)
 		id = select_by_hash(vip, hash);
 	else if (has_timestamp)
-		id = select_by_turn(vip);
+		id = select_by_policy(vip, hash, isn);
 	else
 		id = place_by_hash(packet, family, vip, hash, &flags);
 	if (id == NO_SERVER)
@@ -170,7 +170,7 @@ static __always_inline int tcp_to_server(struct xdp_md *ctx, struct packet *pack
 			tsecr = *echo;
 		}
 		id = follow_segment(packet, family, hash, timestamp, &change);
-	} else if (vip->policy == POLICY_HASH) {
+	} else if (vip->mode == MODE_COOKIELESS) {
 		id = select_by_hash(vip, hash);
 	} else if (timestamp && packet->tcp->ack) {
 		__u32 restored;
@@ -280,7 +280,7 @@ static __always_inline int tcp_to_client(struct xdp_md *ctx, struct packet *pack
 	if (vip->mode == MODE_STATEFUL) {
 		timestamp = find_timestamp(ctx, packet, header_length);
 		change = answer_segment(packet, family, vip, origin->server, timestamp);
-	} else if (vip->policy != POLICY_HASH) {
+	} else if (vip->mode != MODE_COOKIELESS) {
 		timestamp = find_timestamp(ctx, packet, header_length);
 		if (timestamp)
 			change = stamp(packet, family, vip, origin->server, timestamp);

@@ -28,7 +28,7 @@ static __always_inline int follow_flow(const struct packet *packet, const int fa
 	__u32 *server;
 	int id;
 
-	if (vip->policy == POLICY_HASH)
+	if (vip->mode == MODE_COOKIELESS)
 		return select_by_hash(vip, hash);
 	server = bpf_map_lookup_elem(&flows, &flow);
 	if (server && keeps_flows(vip, *server))
