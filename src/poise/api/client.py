@@ -108,7 +108,7 @@ class Client:
         return events
 
     def why(self, client: End, vip: End, *, wait: float | None = None) -> dict[str, Any]:
-        """Say which server a new connection would get; with `wait`, where its next packet goes, in seconds."""
+        """Say which server a new connection would get; with `wait` (seconds), where its next packet goes."""
         path = _path(
             "/why",
             client=write_end(*client),
