@@ -71,20 +71,24 @@ def test_only_what_changed_is_written(tmp_path: Path) -> None:
     save(path, model)
     changed = replace(model.vips[1], policy=Policy.MAGLEV)
     with Store(path) as store:
-        store.save_down({(0, 1): Down(5.0, "refused"), (2, 1): Down(6.0, "refused")})
+        store.save_down(
+            {(0, 1): Down("10.0.0.1:80", 5.0, "refused"), (2, 1): Down("10.0.0.1:80", 6.0, "refused")}
+        )
         store.save([changed], gone=[2])
         assert store.load().vips == (model.vips[0], changed)
-        assert store.down() == {(0, 1): Down(5.0, "refused")}
+        assert store.down() == {(0, 1): Down("10.0.0.1:80", 5.0, "refused")}
 
 
 def test_who_was_down_outlives_the_process(tmp_path: Path) -> None:
     """Verdicts against servers are there after a restart, until they are taken back."""
     path = tmp_path / "servers.db"
     with Store(path) as store:
-        store.save_down({(0, 1): Down(5.0, "answered 503"), (0, 2): Down(6.0, "refused")})
+        store.save_down(
+            {(0, 1): Down("10.0.0.1:80", 5.0, "answered 503"), (0, 2): Down("10.0.0.1:80", 6.0, "refused")}
+        )
         store.save_down({(0, 1): None, (7, 7): None})
     with Store(path) as store:
-        assert store.down() == {(0, 2): Down(6.0, "refused")}
+        assert store.down() == {(0, 2): Down("10.0.0.1:80", 6.0, "refused")}
 
 
 def test_a_model_of_the_first_poise_is_read(tmp_path: Path) -> None:
@@ -156,7 +160,9 @@ def test_a_full_disk_refuses_a_change_and_changes_nothing(tmp_path: Path) -> Non
                 store.save(model_of(*range(3, 300)).vips)
             assert "\n" not in str(told.value)
             with pytest.raises(PoiseError, match=r"^cannot write "):
-                store.save_down({(0, number): Down(1.0, "refused " * 50) for number in range(500)})
+                store.save_down(
+                    {(0, number): Down("10.0.0.1:80", 1.0, "refused " * 50) for number in range(500)}
+                )
             assert store.load() == model_of(1, 2)
             (disk / "ballast").unlink()
             store.save(model_of(3).vips)

@@ -326,7 +326,9 @@ class Controller:
             before = self.choices.get(index)
             vip = self._vips[index]
             if chosen.panicking and not (before and before.panicking):
-                message = f"fewer than {vip.panic:.0%} of the servers are up: those that are down are used too"
+                message = (
+                    f"fewer than {vip.panic:.0%} of the servers are up: those that are down are used too"
+                )
                 self.events.add(Kind.PANIC, message, vip=vip.name)
             elif before and before.panicking and not chosen.panicking:
                 self.events.add(Kind.CALM, "enough servers are up: only they are used", vip=vip.name)

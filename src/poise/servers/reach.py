@@ -12,6 +12,7 @@ from poise.servers.model import Address, Hop, Link
 
 _PAUSE: Final = 0.05  # seconds between two looks at neighbours that are being resolved
 
+
 class Reach:
     """The ways to all servers; an address is looked up once, however many VIPs have servers there."""
 

@@ -139,9 +139,7 @@ def flags_for(direct: Iterable[object], links: Mapping[int, Link]) -> int:
     return (ASKS_DIRECT if any(True for _ in direct) else 0) | (ASKS_LINKS if links else 0)
 
 
-def desired(
-    vip: Vip, choice: Choice, hops: Mapping[Address, Hop], key: bytes, flags: int = 0
-) -> VipTables:
+def desired(vip: Vip, choice: Choice, hops: Mapping[Address, Hop], key: bytes, flags: int = 0) -> VipTables:
     """Return what the tables should hold of a VIP.
 
     choice: who takes new connections. hops: by server address; a server without one cannot be sent to.
@@ -203,7 +201,9 @@ def _server_row(server: Server, hop: Hop | None) -> tuple[object, ...]:
     )
 
 
-def origins_of(index: int, protocol: int, ids: NDArray[np.intp], servers: Records, addresses: Records) -> Records:
+def origins_of(
+    index: int, protocol: int, ids: NDArray[np.intp], servers: Records, addresses: Records
+) -> Records:
     """Return the rows of ORIGIN for servers of a VIP; of those at the same end the last that is not cut."""
     numbers = end_numbers(servers["address"], servers["port"], protocol, addresses["word"])
     cut = servers["state"] == CUT
@@ -230,7 +230,11 @@ def _pool(choice: Choice) -> Pool:
 def _quic_rows(vip: Vip) -> Records:
     rows = np.zeros(quic.CODEPOINTS, QUIC_CONFIG)
     for row, config in quic.configs(vip).items():
-        rows[row % quic.CODEPOINTS] = (config["algorithm"], config["server_id_length"], config["nonce_length"])
+        rows[row % quic.CODEPOINTS] = (
+            config["algorithm"],
+            config["server_id_length"],
+            config["nonce_length"],
+        )
     return rows
 
 

@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS vips (
 CREATE TABLE IF NOT EXISTS down (
     vip INTEGER NOT NULL,
     server INTEGER NOT NULL,
+    address TEXT NOT NULL,
     since REAL NOT NULL,
     reason TEXT NOT NULL,
     PRIMARY KEY (vip, server)
@@ -36,8 +37,9 @@ Key = tuple[int, int]
 
 
 class Down(NamedTuple):
-    """That a server was found to be down: since when (seconds since 1970), and why."""
+    """That a server was found to be down: where it listens, since when (seconds since 1970), and why."""
 
+    end: str
     since: float
     reason: str
 
@@ -103,10 +105,10 @@ class Store:
     def down(self) -> dict[Key, Down]:
         """Return the servers that were found to be down when that was last saved."""
         try:
-            rows = self._file.execute("SELECT vip, server, since, reason FROM down").fetchall()
+            rows = self._file.execute("SELECT vip, server, address, since, reason FROM down").fetchall()
         except sqlite3.DatabaseError as error:
             raise _unreadable(self._path, str(error)) from None
-        return {(vip, server): Down(since, reason) for vip, server, since, reason in rows}
+        return {(vip, server): Down(*found) for vip, server, *found in rows}
 
     def save_down(self, changes: Mapping[Key, Down | None]) -> None:
         """Save who was found to be down, and (None) who no longer is."""
@@ -116,7 +118,7 @@ class Store:
                 [key for key, down in changes.items() if down is None],
             )
             self._file.executemany(
-                "INSERT OR REPLACE INTO down VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO down VALUES (?, ?, ?, ?, ?)",
                 [(*key, *down) for key, down in changes.items() if down is not None],
             )
 

@@ -50,15 +50,19 @@ class Watchlist:
     def follow(self, changed: Mapping[int, Vip | None]) -> None:
         """Watch the servers of these VIPs as the VIPs are now; None: no longer."""
         changes = {index: _targets(vip) if vip else {} for index, vip in changed.items()}
-        changes = {index: targets for index, targets in changes.items() if targets or self._targets.get(index)}
+        changes = {
+            index: targets for index, targets in changes.items() if targets or self._targets.get(index)
+        }
         for index, targets in changes.items():
             former = self._targets.get(index, {})
             changes[index] = {
                 key: former[key] if former.get(key) == target else target for key, target in targets.items()
             }
         if changes:
+            before = {key for index in changes for key in self._targets.get(index, ())}
+            after = {key: target for targets in changes.values() for key, target in targets.items()}
             self._targets |= changes
-            self._vigil.watch_some(changes)
+            self._vigil.change(before - after.keys(), after)
 
     def verdicts(self, vip: Vip) -> dict[int, Verdict]:
         """Return the verdicts on a VIP's servers that are watched, by server id."""
