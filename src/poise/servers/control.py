@@ -4,7 +4,6 @@
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, NamedTuple
 
@@ -41,7 +40,7 @@ class Controller:
     Changes are saved before they are applied, so that no id is ever given out twice.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  all that it brings together
         self,
         plane: DataPlane,
         store: Store,
@@ -118,7 +117,7 @@ class Controller:
         self._look_up(model)
         self.reach.wait(RESOLVE)
         self._vips = {vip.index: vip for vip in model.vips}
-        self.watchlist.begin(model.vips)
+        self.watchlist.begin(self._vips)
         self._flags = self._flags_now()
         self.choices = {vip.index: self._choose(vip) for vip in model.vips}
         tables = [self._tables(vip) for vip in model.vips]
@@ -250,9 +249,9 @@ class Controller:
         changed = [after[index] for index in concerned if index in after]
         gone = [index for index in concerned if index not in after]
         self.watchlist.follow({index: after.get(index) for index in concerned})
+        former, self._flags = self._flags, flags
         try:
             choices = {vip.index: self._choose(vip) for vip in changed}
-            former, self._flags = self._flags, flags
             tables = {vip.index: self._tables(vip, choices[vip.index]) for vip in changed}
             changes = tables | dict.fromkeys(gone)
             links, direct = self.reach.links, self._direct

@@ -2,13 +2,12 @@
 """Who is to be watched by the vigil, and what of its verdicts outlives the process."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
 
 from poise.endpoints import write_end
-from poise.errors import PoiseError
 from poise.servers.events import Events, Kind
 from poise.servers.model import SERVER_IDS, Server, State, Vip
 from poise.servers.readings import Readings
@@ -19,7 +18,7 @@ _WATCHED: Final = (State.READY, State.DRAIN)
 
 
 class Watchlist:
-    """The servers that are watched, by VIP: those of VIPs with checks, unless they are in maintenance or gone."""
+    """The servers that are watched: of VIPs with checks, those neither in maintenance nor gone."""
 
     def __init__(
         self, vigil: Vigil, store: Store, clock: Callable[[], float], wall: Callable[[], float]
@@ -33,9 +32,8 @@ class Watchlist:
         self._unsaved: dict[Key, Down | None] = {}
         self._targets: dict[int, dict[Key, Target]] = {}
 
-    def begin(self, vips: Iterable[Vip]) -> None:
-        """Watch the servers of all VIPs; those that were found to be down before are so until they recover."""
-        vips = {vip.index: vip for vip in vips}
+    def begin(self, vips: Mapping[int, Vip]) -> None:
+        """Watch the servers of all VIPs; those that were down before are so until they recover."""
         clock, wall = self._clock(), self._wall()
         restored = {}
         for (index, number), down in self._store.down().items():
