@@ -9,10 +9,10 @@ import numpy as np
 
 from poise.api.facade import ServerFigures, VipFigures
 from poise.servers import decide
+from poise.servers.care import LoadKind
 from poise.servers.connections import Connection
 from poise.servers.control import Controller
 from poise.servers.model import SERVER_IDS, Mode, Server, State, Vip
-from poise.servers.care import LoadKind
 from poise.servers.rows import Records
 from poise.servers.standing import Choice, Standing, shown_state
 from poise.servers.steering import Shown
