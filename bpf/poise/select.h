@@ -208,6 +208,12 @@ __attribute__((noinline)) int select_by_hash(const struct vip *vip, __u64 hash)
 	return may_connect(vip, id) ? id : next_ready(vip, turn + 1);
 }
 
+/* Whether new flows without cookie are placed by the policy too, as long as they can be remembered. */
+static __always_inline bool looks_at_load(const struct vip *vip)
+{
+	return vip->policy >= POLICY_TWO;
+}
+
 /*
  * The server of a new connection by the VIP's policy; NO_SERVER if none takes any. `isn`: a number that
  * differs from one connection of the flow to the next.
@@ -245,7 +251,7 @@ __attribute__((noinline)) int select_by_policy(const struct vip *vip, __u64 hash
 	}
 	if (id < 0 || !may_connect(vip, id))
 		id = next_ready(vip, turn + 1);
-	if (id >= 0 && vip->policy != POLICY_TURN)
+	if (id >= 0 && looks_at_load(vip))
 		count_placed(vip, id);
 	return id;
 }

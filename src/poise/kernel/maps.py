@@ -59,6 +59,7 @@ class Map:
     max_entries: int
     key: Layout
     value: Layout
+    info: MapInfo | None = None
 
     @property
     def _copies(self) -> int:
@@ -137,13 +138,34 @@ class Map:
             if any(value):
                 yield self.key.unpack(key), self._decode(value)
 
-    def set_new(self, key: Any, value: Any) -> bool:
-        """Write one value unless the key is there; returns whether it was not."""
-        encoded = self._encode(value)
-        result = library().bpf_map_update_elem(self.fd, self.key.pack(key), encoded, _NEW)
-        if result != -errno.EEXIST:
+    def elements(self) -> tuple[Records, Records]:
+        """Return all keys of a map that is not per CPU, and their values."""
+        pairs = list(self._raw())
+        keys = np.frombuffer(b"".join(key for key, _ in pairs), dtype_of(self.key))
+        return keys, np.frombuffer(b"".join(value for _, value in pairs), self.dtype)
+
+    def put(self, keys: Records, values: Records) -> None:
+        """Write many values with few system calls; layouts as in `write_rows`."""
+        packed = octets(converted(keys, dtype_of(self.key), partly=True))
+        data = octets(converted(values, self.dtype, partly=True))
+        options = _BatchOptions(sz=ctypes.sizeof(_BatchOptions))
+        for at in range(0, len(packed), BATCH):
+            part = np.ascontiguousarray(packed[at : at + BATCH])
+            some = np.ascontiguousarray(data[at : at + BATCH])
+            length = ctypes.c_uint32(len(part))
+            result = library().bpf_map_update_batch(
+                self.fd, _pointer(part), _pointer(some), ctypes.byref(length), ctypes.byref(options)
+            )
             self._check("write", result)
-        return result != -errno.EEXIST
+
+    def put_new(self, keys: Records, values: Records) -> None:
+        """Write values whose keys are not there yet; layouts as in `write_rows`."""
+        packed = octets(converted(keys, dtype_of(self.key), partly=True))
+        data = octets(converted(values, self.dtype, partly=True))
+        for key, value in zip(packed, data, strict=True):
+            result = library().bpf_map_update_elem(self.fd, key.tobytes(), value.tobytes(), _NEW)
+            if result != -errno.EEXIST:
+                self._check("write", result)
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
@@ -265,7 +287,7 @@ def _pointer(values: NDArray[Any]) -> ctypes.c_void_p:
 
 def with_layouts(name: str, fd: int, info: MapInfo) -> Map:
     """Return an existing map, whoever made it, with the layouts that its own BTF gives, or of plain bytes."""
-    return Map(name, fd, info.kind, info.max_entries, *layouts(info))
+    return Map(name, fd, info.kind, info.max_entries, *layouts(info), info)
 
 
 @contextmanager
