@@ -2,6 +2,7 @@
 """The files of a configuration, and what is said of their mistakes."""
 
 import errno
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -71,20 +72,24 @@ def unusable(path: Path, message: str) -> ConfigError:
 def included(directory: Path) -> list[Path]:
     """The files NAME.yaml of a directory, by name; ConfigError where one looks as if it should be among them."""
     try:
-        found = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
-    except OSError as error:
+        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))  # noqa: PTH208  # fast
+    except (OSError, ValueError) as error:
         reason = "there is no such directory: make it, or leave `include` out"
         if not isinstance(error, FileNotFoundError):
-            reason = f"cannot be read as a directory: {error.strerror}"
+            reason = f"cannot be read as a directory: {getattr(error, 'strerror', error)}"
         raise unusable(directory, reason) from error
     misnamed = [
-        Mistake(str(path), None, f"is not read: rename it to {path.stem}.yaml, or move it away")
-        for path in found
-        if path.suffix.lower() in {".yml", ".yaml"} and path.suffix != ".yaml"
+        Mistake(
+            str(directory / name),
+            None,
+            f"is not read: call it {name.rpartition('.')[0]}.yaml, or move it away",
+        )
+        for name in names
+        if name.lower().endswith((".yml", ".yaml")) and not name.endswith(".yaml")
     ]
     if misnamed:
         raise ConfigError(misnamed)
-    files = [path for path in found if path.suffix == ".yaml"]
+    files = [directory / name for name in names if name.endswith(".yaml")]
     if len(files) > MAXIMUM_FILES:
         raise unusable(directory, f"{len(files)} files are too many: write at most {MAXIMUM_FILES}")
     return files

@@ -48,6 +48,9 @@ def key_of(address: IPv4Address | IPv6Address, port: int) -> bytes:
 
 def end_of(written: object) -> End:
     """What can be read of a VIP or server."""
+    if isinstance(written, ServerConfig):
+        name = None if "name" not in written.model_fields_set else written.name
+        return End(written.address, written.port, name)
     values = written if isinstance(written, dict) else {}
     try:
         address = parse_address(values.get("address"))
@@ -71,7 +74,7 @@ class ServerList:
 
     def __init__(self, written: Sequence[object], models: Sequence[ServerConfig] | None) -> None:
         """models: the same, if all of them could be understood."""
-        self._written = written
+        self._written = written if models is None else models
         if models is None:
             ends = self.ends
             self.keys = [end.key for end in ends if end.key is not None]
@@ -124,17 +127,11 @@ class Part:
         """Read what can be read."""
         self.source = source
         self.location = location
-        self.written = written
         self.end = end_of(written)
 
     def at(self, *keys: str | int) -> Location:
         """Where something in it is."""
         return (*self.location, *keys)
-
-    @property
-    def own_servers(self) -> list[object]:
-        """The servers that are written in it."""
-        return list_in(self.written, "servers")
 
 
 class PoolPart(Part):
@@ -144,7 +141,7 @@ class PoolPart(Part):
         """model: None if it could not be understood."""
         super().__init__(source, location, written)
         self.model = model
-        self.servers = ServerList(self.own_servers, model and model.servers)
+        self.servers = ServerList(list_in(written, "servers"), model and model.servers)
 
 
 class VipPart(Part):
@@ -154,7 +151,7 @@ class VipPart(Part):
         """model: None if it could not be understood."""
         super().__init__(source, location, written)
         self.model = model
-        self.servers = ServerList(self.own_servers, model and model.servers)
+        self.servers = ServerList(list_in(written, "servers"), model and model.servers)
         self._resolved: VipConfig | None = None
         values = written if isinstance(written, dict) else {}
         self.pool: object = values.get("pool")
