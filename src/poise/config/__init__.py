@@ -2,7 +2,7 @@
 """poise.yaml: its models, and what reads it or reports every mistake with its line."""
 
 from poise.config.care import CheckConfig, DrainConfig, LoadConfig, PassiveConfig
-from poise.config.load import ConfigError, Mistake, load
+from poise.config.load import ConfigError, Loader, Mistake, load
 from poise.config.model import (
     Config,
     InterfaceConfig,
@@ -20,6 +20,7 @@ __all__ = [
     "DrainConfig",
     "InterfaceConfig",
     "LoadConfig",
+    "Loader",
     "Mistake",
     "PassiveConfig",
     "PoolConfig",

@@ -15,6 +15,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Annotated
 
 from pydantic import BeforeValidator, WithJsonSchema
@@ -44,6 +45,8 @@ def parse_address(value: object) -> IPv4Address | IPv6Address:
         address = value
     else:
         text = parse_text(value, "address")
+        if (usual := _usual(text)) is not None:
+            return usual
         try:
             address = ip_address(text)
         except ValueError as error:
@@ -64,6 +67,18 @@ def parse_address(value: object) -> IPv4Address | IPv6Address:
         if applies:
             raise ValueError(f"address {address} is {kind} address: write the address of one host")
     return address
+
+
+def _usual(text: str) -> IPv4Address | IPv6Address | None:
+    """The address that a text is, if it is one of those that hosts usually have; libc is quick to tell."""
+    try:
+        if ":" in text:
+            packed = inet_pton(AF_INET6, text)
+            return IPv6Address(packed) if packed[0] >> 5 == 1 else None  # global unicast, 2000::/3
+        packed = inet_pton(AF_INET, text)
+        return IPv4Address(packed) if 0 < packed[0] < 224 and packed[0] != 127 else None
+    except (OSError, ValueError):
+        return None
 
 
 def _address_mistake(text: str) -> str:

@@ -20,14 +20,14 @@ _DNS_NAME: Final = re.compile(r"\.|[A-Za-z0-9_][\w-]{0,62}(\.[A-Za-z0-9_][\w-]{0
 _METRIC: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
-_SECRET: Final = re.compile(r"(?i)passw|passphrase|secret|token|api_?-?key|credential")
+_SECRET: Final = re.compile(r"(?i)passw|passphrase|secret|token|credential|(^|[_-]|api)key$")
 _REQUEST_BYTES: Final = 2000  # of a path or URL; servers take up to 8,000 by custom
 _PATTERN_BYTES: Final = 1000
 
 
 def is_secret(key: str) -> bool:
     """Whether a key is called like something that must not be seen by those who may read poise.yaml."""
-    return bool(_SECRET.search(key))
+    return bool(_SECRET.search(key)) and not key.endswith(("_file", "_env"))
 
 
 def parse_rise(value: object) -> int:

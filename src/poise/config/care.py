@@ -4,9 +4,11 @@
 Their defaults are those of `poise.servers.care`.
 """
 
-from typing import Annotated, Any, Final, Literal
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from poise.config.asked import (
     Argument,
@@ -26,9 +28,13 @@ from poise.config.addresses import OptionalAddress
 from poise.config.base import Written
 from poise.config.fields import OptionalPath, OptionalPort
 from poise.config.measures import Interval, Jitter, OptionalSpan, Percent, Span, Truth
+from poise.config.wording import unknown_value
+from poise.config.yaml_lines import show
 from poise.servers.care import DEFAULT_DRAIN, Passive
 
 MAXIMUM_CHECKS: Final = 8  # of a VIP
+AGENT_URL: Final = "http://{address}:9110/load"
+AGENT_METRICS: Final = ("cpu", "run_queue", "in_flight", "latency_ms")
 _TIMEOUT: Final = 1.0
 _STALE_INTERVALS: Final = 3
 _PASSIVE: Final = Passive()
@@ -42,6 +48,16 @@ def _stale(fields: dict[str, Any]) -> float:
     return _STALE_INTERVALS * float(fields.get("interval", 1.0))
 
 
+def _used_to_verify(ca_file: Path | None, info: ValidationInfo) -> Path | None:
+    if ca_file is not None and info.data.get("verify") is False:
+        raise ValueError("ca_file is only for certificates that are verified: write `verify: true`, too")
+    return ca_file
+
+
+def _url(fields: dict[str, Any]) -> str | None:
+    return AGENT_URL if fields.get("source") == "agent" else None
+
+
 class _CheckConfig(Written):
     interval: Interval = 2.0
     """The time between two checks of a server."""
@@ -53,6 +69,15 @@ class _CheckConfig(Written):
     """How many checks in a row must fail before a server that is up is down."""
     jitter: Jitter = 0.1
     """The part of the interval that is left to chance, so that not all servers are checked at once."""
+
+    @field_validator("timeout")
+    @classmethod
+    def _fits_interval(cls, timeout: float, info: ValidationInfo) -> float:
+        if timeout > info.data.get("interval", timeout):
+            raise ValueError(
+                "timeout is longer than the interval between two checks: write less, or a longer interval"
+            )
+        return timeout
 
 
 class TcpCheckConfig(_CheckConfig):
@@ -90,6 +115,11 @@ class HttpsCheckConfig(HttpCheckConfig):
     ca_file: OptionalPath = None
     """The authorities that certificates are verified with, those of the system unless given."""
 
+    @field_validator("ca_file")
+    @classmethod
+    def _is_used(cls, ca_file: Path | None, info: ValidationInfo) -> Path | None:
+        return _used_to_verify(ca_file, info)
+
 
 class TlsCheckConfig(_CheckConfig):
     """Whether a server completes a TLS handshake."""
@@ -103,6 +133,11 @@ class TlsCheckConfig(_CheckConfig):
     """Whether the server's certificate must be valid, for `host`."""
     ca_file: OptionalPath = None
     """The authorities that certificates are verified with, those of the system unless given."""
+
+    @field_validator("ca_file")
+    @classmethod
+    def _is_used(cls, ca_file: Path | None, info: ValidationInfo) -> Path | None:
+        return _used_to_verify(ca_file, info)
 
 
 class DnsCheckConfig(_CheckConfig):
@@ -118,6 +153,20 @@ class DnsCheckConfig(_CheckConfig):
     answer: OptionalAddress = None
     """The address that must be among the answers; for records A and AAAA."""
 
+    @field_validator("answer")
+    @classmethod
+    def _fits_record(
+        cls, answer: IPv4Address | IPv6Address | None, info: ValidationInfo
+    ) -> IPv4Address | IPv6Address | None:
+        if answer is None or "record" not in info.data:
+            return answer
+        wanted = "A" if answer.version == 4 else "AAAA"
+        if info.data["record"] != wanted:
+            raise ValueError(
+                f"answer {answer} can only be in records of type {wanted}: write `record: {wanted}`"
+            )
+        return answer
+
 
 class ScriptCheckConfig(_CheckConfig):
     """Whether a command ends with status 0."""
@@ -125,6 +174,13 @@ class ScriptCheckConfig(_CheckConfig):
     type: Literal["script"]
     command: Annotated[list[Argument], Field(min_length=1, max_length=100)]
     """The command and its arguments, beginning with an absolute path; no shell is involved."""
+
+    @field_validator("command")
+    @classmethod
+    def _begins_with_path(cls, command: list[str]) -> list[str]:
+        if not command[0].startswith("/"):
+            raise ValueError(f"command {show(command[0])} is not an absolute path: begin it with /")
+        return command
 
 
 CheckConfig = Annotated[
@@ -158,6 +214,13 @@ class DrainConfig(Written):
     at_deadline: Literal["keep", "cut"] = "keep"
     """What becomes of connections that remain then: they go on, or are reset."""
 
+    @field_validator("at_deadline")
+    @classmethod
+    def _has_deadline(cls, at_deadline: str, info: ValidationInfo) -> str:
+        if "deadline" in info.data and info.data["deadline"] is None:
+            raise ValueError("at_deadline needs a deadline: write one, like `deadline: 1h`")
+        return at_deadline
+
 
 class LoadConfig(Written):
     """Where the load of the servers is seen, for policies that ask for it."""
@@ -168,8 +231,8 @@ class LoadConfig(Written):
     """The time between two looks."""
     stale: Interval = Field(default_factory=_stale)
     """How old a report may be before it no longer counts; three times the interval unless given."""
-    url: Url = None
-    """What is asked, with {address} and {port} for those of the server."""
+    url: Url = Field(default_factory=_url)
+    """What is asked, with {address} and {port} for those of the server; of an agent, its usual URL unless given."""
     metric: Metric = None
     """Of an agent: cpu, run_queue, in_flight or latency_ms. Of a URL that answers JSON: where the number is."""
     latency: Metric = None
@@ -178,3 +241,36 @@ class LoadConfig(Written):
     """A file with a token that is sent along; others than its owner must not be able to read it."""
     token_env: Variable = None
     """An environment variable of poise with a token that is sent along."""
+
+    @field_validator("stale")
+    @classmethod
+    def _fits_interval(cls, stale: float, info: ValidationInfo) -> float:
+        if stale < info.data.get("interval", stale):
+            raise ValueError(
+                "stale is shorter than the interval between two looks: write more, or a shorter interval"
+            )
+        return stale
+
+    @field_validator("url", "metric", "latency", "token_file", "token_env")
+    @classmethod
+    def _is_asked(cls, value: object, info: ValidationInfo) -> object:
+        source = info.data.get("source")
+        if value is not None and source in {"connections", "packets", "bytes"}:
+            raise ValueError(
+                f"{info.field_name} is only for loads that are asked for: write `from: agent` or `from: url`"
+            )
+        if (
+            info.field_name in {"metric", "latency"}
+            and source == "agent"
+            and value not in {None, *AGENT_METRICS}
+        ):
+            raise ValueError(unknown_value(info.field_name, value, AGENT_METRICS))
+        return value
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        if self.source == "url" and self.url is None:
+            raise ValueError("load has no url: write what is asked, like `url: http://{address}:9110/load`")
+        if self.token_file is not None and self.token_env is not None:
+            raise ValueError("load has a token_file and a token_env: leave out one of the two")
+        return self
