@@ -28,22 +28,21 @@ def serving(behave: Behaviour, address: str = "127.0.0.1") -> Iterator[Target]:
 
 
 @contextmanager
-def answering(answer: Callable[[bytes], bytes | None], address: str = "127.0.0.1") -> Iterator[Target]:
-    """Answer datagrams, until the test is done."""
+def answering(answer: Callable[[bytes], list[bytes]], port: int = 0) -> Iterator[Target]:
+    """Answer each datagram with so many, until the test is done."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as served:
-        served.bind((address, 0))
+        served.bind(("127.0.0.1", port))
 
         def serve() -> None:
             while True:
                 question, client = served.recvfrom(65_535)
                 if not client:
                     return
-                said = answer(question)
-                if said is not None:
+                for said in answer(question):
                     served.sendto(said, client)
 
         with _thread(served, serve):
-            yield target(served.getsockname()[1], address)
+            yield target(served.getsockname()[1])
 
 
 def refusing() -> Target:

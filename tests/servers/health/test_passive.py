@@ -129,5 +129,6 @@ def test_looks_that_come_often_do_not_pile_up(pauses: list[float]) -> None:
 
 
 def _is_bad(window: list[Counted]) -> bool:
-    connections, resets, repeats = (sum(column) for column in zip(*window, strict=True))
+    connections = sum(rate.connections for rate in window)
+    resets, repeats = sum(rate.resets for rate in window), sum(rate.repeats for rate in window)
     return connections >= 20 and (resets > connections / 2 or repeats > connections / 2)

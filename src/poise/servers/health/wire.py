@@ -77,21 +77,8 @@ class Wire:
             raise CannotCheck(f"TLS cannot ask for a server named {name!r} ({error})") from None
         except OSError as error:
             raise _fault(error, "broke the handshake of TLS off") from None
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await self._ready(writable=False)
-            except ssl.SSLWantWriteError:
-                await self._ready(writable=True)
-            except ssl.SSLCertVerificationError as error:
-                raise NotWell(f"has a certificate that does not hold: {error.verify_message}") from None
-            except ssl.SSLError as error:
-                raise NotWell(f"failed the handshake of TLS: {_said(error)}") from None
-            except OSError as error:
-                raise _fault(error, "broke the handshake of TLS off") from None
-            else:
-                return
+        while (writable := _step(self._tls)) is not None:
+            await self._ready(writable=writable)
 
     async def send(self, data: bytes) -> None:
         """Send all of it."""
@@ -133,6 +120,25 @@ class Wire:
             await ready
         finally:
             remove(self._fd)
+
+
+def _step(stream: ssl.SSLSocket) -> bool | None:
+    """Go on with a handshake; returns whether it waits to write, or to read, and None when it is done."""
+    try:
+        stream.do_handshake()
+    except ssl.SSLWantReadError:
+        return False
+    except ssl.SSLWantWriteError:
+        return True
+    except ssl.SSLCertVerificationError as error:
+        raise NotWell(f"has a certificate that does not hold: {error.verify_message}") from None
+    except ssl.SSLEOFError:
+        raise NotWell("closed the connection in the handshake of TLS") from None
+    except ssl.SSLError as error:
+        raise NotWell(f"failed the handshake of TLS: {_said(error)}") from None
+    except OSError as error:
+        raise _fault(error, "broke the handshake of TLS off") from None
+    return None
 
 
 def _set(ready: asyncio.Future[None]) -> None:
