@@ -4,6 +4,7 @@
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, NamedTuple
 
@@ -201,6 +202,17 @@ class Controller:
             for server in vip.servers
             for verdict in (verdicts.get(server.id, _UNKNOWN),)
         }
+
+    def expected(self, vip: Vip) -> Choice:
+        """Return who would take a VIP's connections, if servers that are not known yet can be reached."""
+        with self.lock:
+            standings = self.standings(vip)
+            known = self.reach.hops.keys() | self.reach.faults.keys()
+            for server in vip.servers:
+                if server.address not in known:
+                    standings[server.id] = replace(standings[server.id], reachable=True)
+            steered = self._steered.get(vip.index, _UNSTEERED)
+            return choice(vip, standings, steered.awrr, steered.hot_above)
 
     def refresh(self, addresses: Collection[Address] | None = None) -> None:
         """Look up the ways to these servers again, to all unless given, and apply what differs."""

@@ -192,6 +192,4 @@ def read_all(settings: Iterable[Setting]) -> list[str | None]:
     """Return the values of settings now; the machine is asked only once for all of its addresses."""
     settings = list(settings)
     held = held_addresses() if any(isinstance(setting, Address) for setting in settings) else {}
-    return [
-        setting.read(held) if isinstance(setting, Address) else setting.read() for setting in settings
-    ]
+    return [setting.read(held) if isinstance(setting, Address) else setting.read() for setting in settings]
