@@ -18,8 +18,8 @@ Made from the program by `python -m tests.cli.reference`; each command tells the
 
 - What a command prints is a table or a sentence, and with `-o json` or `-o yaml` one value: what the
   [API](api.md) answers, where the command asks it.
-- A failure is one sentence on stderr. The exit status is 0 if all went well, 2 if the command was written wrongly,
-  130 after Ctrl-C, and 1 otherwise.
+- A failure is one sentence on stderr. The exit status is 0 if all went well, 2 if the command was written
+  wrongly, 130 after Ctrl-C, and 1 otherwise.
 - `poise --install-completion` has the shell complete commands, options, and the names of VIPs and servers.
 - Commands that ask a running poise find it by `--socket`, or by the environment variable `POISE_SOCKET`.
 """
