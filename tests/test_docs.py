@@ -188,5 +188,5 @@ def test_every_request_is_explained() -> None:
 
 
 def test_commands_reference() -> None:
-    """The reference of the commands is what the program says of them; its first line tells how to renew it."""
+    """The reference of the commands is what the program says of them; its first line says how to renew it."""
     assert reference.PAGE.read_text() == reference.page()
