@@ -33,14 +33,10 @@ def up(
 
     from poise import daemon
     from poise.cli.log import set_up_log
-    from poise.config import load
 
-    configuration = load(config)
-    if xdp_mode is not None:
-        configuration = configuration.model_copy(update={"xdp_mode": xdp_mode})
     set_up_log()
     try:
-        anyio.run(partial(daemon.up, configuration, set_up_host=not no_host_setup))
+        anyio.run(partial(daemon.up, config, xdp_mode=xdp_mode, set_up_host=not no_host_setup))
     except ExceptionGroup as group:  # what a task group raises
         _, defects = group.split(PoiseError)
         if defects is not None:
