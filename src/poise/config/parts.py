@@ -121,13 +121,16 @@ class Source:
 
 
 class Part:
-    """An item of `vips` or `pools`: where it is, and its model if there is nothing wrong with it."""
+    """An item of `vips` or `pools`: where it is, and what of it can be read."""
 
-    def __init__(self, source: Source, location: Location, written: object) -> None:
-        """Read what can be read."""
+    def __init__(
+        self, source: Source, location: Location, written: object, model: VipConfig | PoolConfig | None
+    ) -> None:
+        """model: None if it could not be understood."""
         self.source = source
         self.location = location
         self.end = end_of(written)
+        self.servers = ServerList(list_in(written, "servers"), None if model is None else model.servers)
 
     def at(self, *keys: str | int) -> Location:
         """Where something in it is."""
@@ -139,9 +142,8 @@ class PoolPart(Part):
 
     def __init__(self, source: Source, location: Location, written: object, model: PoolConfig | None) -> None:
         """model: None if it could not be understood."""
-        super().__init__(source, location, written)
+        super().__init__(source, location, written, model)
         self.model = model
-        self.servers = ServerList(list_in(written, "servers"), model and model.servers)
 
 
 class VipPart(Part):
@@ -149,9 +151,9 @@ class VipPart(Part):
 
     def __init__(self, source: Source, location: Location, written: object, model: VipConfig | None) -> None:
         """model: None if it could not be understood."""
-        super().__init__(source, location, written)
+        super().__init__(source, location, written, model)
         self.model = model
-        self.servers = ServerList(list_in(written, "servers"), model and model.servers)
+        self.key = self.end.key
         self._resolved: VipConfig | None = None
         values = written if isinstance(written, dict) else {}
         self.pool: object = values.get("pool")

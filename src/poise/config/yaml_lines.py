@@ -99,7 +99,7 @@ class _Odd(Exception):
     """Something that poise.yaml must not have, or cannot have."""
 
 
-def _read_plain(parser: Any) -> object:  # noqa: ANN401  # PyYAML's two parsers have no type in common
+def _read_plain(parser: Any) -> object:  # noqa: ANN401, C901  # PyYAML's parsers have no type in common; fast
     """The data of a text that has nothing odd in it: the quick way."""
     next_event = parser.get_event
     mapping_end, sequence_end = yaml.MappingEndEvent, yaml.SequenceEndEvent
@@ -125,7 +125,7 @@ def _read_plain(parser: Any) -> object:  # noqa: ANN401  # PyYAML's two parsers 
             return values
         items: list[object] = []
         while type(event := next_event()) is not sequence_end:
-            items.append(value(event, depth))  # noqa: PERF401  # a comprehension cannot see the end
+            items.append(value(event, depth))
         return items
 
     next_event()  # of the stream
@@ -207,7 +207,7 @@ class _Walk:
                 self._refuse(location, line, _tags(kind))
             return value
         if len(location) == _DEPTH:
-            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=event.start_mark)
+            raise _too_deep(event)
         odd_tag = event.tag not in {None, "!"}
         if isinstance(event, yaml.MappingStartEvent):
             data: object = self._mapping(location)
@@ -260,7 +260,7 @@ class _Walk:
             if isinstance(event, yaml.CollectionStartEvent):
                 opened += 1
                 if depth + opened > _DEPTH:
-                    raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=event.start_mark)
+                    raise _too_deep(event)
             elif isinstance(event, yaml.CollectionEndEvent):
                 opened -= 1
             if not opened:
@@ -270,6 +270,10 @@ class _Walk:
 
 def _tags(kind: str) -> str:
     return f"tags like {show(kind if kind.startswith('!') else f'!!{kind}')}"
+
+
+def _too_deep(event: Any) -> yaml.MarkedYAMLError:  # noqa: ANN401  # likewise
+    return yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=event.start_mark)
 
 
 def _line(event: yaml.Event) -> int:
