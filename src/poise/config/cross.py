@@ -139,7 +139,7 @@ def _repeated_interfaces(whole: Source) -> Iterator[Told]:
 def _repeated_vips(vips: Iterable[VipPart]) -> Iterator[Told]:
     seen: dict[tuple[object, bytes], VipPart] = {}
     for vip in vips:
-        if vip.key is None or not isinstance(vip.transport, str):
+        if vip.key is None or vip.transport is None:
             continue
         first = seen.setdefault((vip.transport, vip.key), vip)
         if first is not vip:
@@ -236,7 +236,7 @@ def _shared_servers(vips: Iterable[VipPart], pools: dict[str, PoolPart]) -> Iter
         is_told = False
         for place in _places(vip, pools):
             key = place.end.key
-            if key is None or not isinstance(vip.transport, str):
+            if key is None or vip.transport is None:
                 continue
             first = seen.setdefault((vip.transport, key), place)
             if first.vip is vip or is_told:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from poise.config.addresses import parse_address
 from poise.config.base import Written
@@ -18,6 +18,8 @@ from poise.config.fields import parse_port
 from poise.config.model import PoolConfig, ServerConfig, VipConfig
 from poise.config.yaml_lines import Document, Finding, Location
 from poise.endpoints import write_end
+
+_TRANSPORTS: Final = {"tcp": "tcp", "udp": "udp", "quic": "udp"}
 
 
 class End(NamedTuple):
@@ -158,7 +160,7 @@ class VipPart(Part):
         values = written if isinstance(written, dict) else {}
         self.pool: object = values.get("pool")
         protocol = values.get("protocol", "tcp")
-        self.transport: object = "udp" if protocol == "quic" else protocol
+        self.transport = _TRANSPORTS.get(protocol) if isinstance(protocol, str) else None
 
     def resolved(self, pool: PoolConfig | None) -> VipConfig | None:
         """The model with the servers of its pool; the same object as before unless something changed."""

@@ -51,7 +51,7 @@ def _servers(vip: dict[str, Any], location: Location) -> Iterator[Finding]:
 
 def _of_other_protocols(vip: dict[str, Any], location: Location) -> Iterator[Finding]:
     protocol = vip.get("protocol", "tcp")
-    if protocol not in {"tcp", "udp", "quic"}:
+    if protocol not in ("tcp", "udp", "quic"):
         return
     for key, wanted in _PROTOCOLS.items():
         if key in vip and protocol != wanted:
