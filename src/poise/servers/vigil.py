@@ -38,6 +38,12 @@ class _Part:
     trouble: str | None = None
     excused: bool = False
 
+    def complain(self, target: Target, trouble: str | None) -> None:
+        """Log once that this check cannot be made here, which says nothing of the server."""
+        is_new, self.trouble = trouble != self.trouble, trouble
+        if trouble is not None and is_new:
+            _log.warning("cannot check a server", vip=target.vip, server=target.server, reason=trouble)
+
     def excuses(self, result: Result) -> bool:
         """Tell whether a failure is poise's own: it was stopped or too busy to see an answer in time.
 
@@ -181,25 +187,28 @@ class Vigil:
         return begun
 
     async def _check(self, key: Key, part: _Part) -> None:
-        """Make one check and judge what it found."""
+        """Make one check, judge what it found, and tell if that changes the verdict on its server."""
         ward = self._wards.get(key)
-        if ward is None or part not in ward.parts:
+        if ward is None:
             return
+        result, trouble = None, None
         try:
             result = await check_once(ward.target, part.check)
         except CannotCheck as error:
-            self._note_trouble(ward.target, part, str(error))
+            trouble = str(error)
+        part.complain(ward.target, trouble)
+        if result is not None and part.excuses(result):
             return
-        if part.excuses(result):
-            return
-        part.trouble = None
         with self._lock:
-            # It may have been moved, or no longer be watched, since the check began.
+            # It may have moved, or no longer be watched, since the check began.
             current = self._wards.get(key)
             if current is None or part not in current.parts:
                 return
             now = self._clock()
-            part.verdict = judge(part.verdict, result, part.check, now)
+            if result is None:
+                part.verdict = replace(part.verdict, reason=f"cannot be checked: {trouble}")
+            else:
+                part.verdict = judge(part.verdict, result, part.check, now)
             changed = self._conclude(key, current, now)
         for changed_key, verdict in changed:
             self._tell(changed_key, verdict)
@@ -216,15 +225,6 @@ class Vigil:
         former = ward.verdict
         ward.verdict = together(former, parts, now)
         return [] if ward.verdict.up is former.up else [(key, ward.verdict)]
-
-    def _note_trouble(self, target: Target, part: _Part, trouble: str) -> None:
-        """A check that poise cannot make says nothing of the server; it is logged once, and shown."""
-        if part.trouble == trouble:
-            return
-        part.trouble = trouble
-        _log.warning("cannot check a server", vip=target.vip, server=target.server, reason=trouble)
-        with self._lock:
-            part.verdict = replace(part.verdict, reason=f"cannot be checked: {trouble}")
 
 
 def _jobs(ward: _Ward) -> list[Job]:
