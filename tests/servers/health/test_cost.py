@@ -19,22 +19,22 @@ SECONDS = 8.0
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [CheckKind.TCP, CheckKind.HTTP])
 def test_a_thousand_servers_are_checked_every_second_on_less_than_one_core(kind: CheckKind) -> None:
-    """The CPU time of poise, with all that the kernel does for it, at the full rate and with every check passing."""
+    """CPU time of poise, with what the kernel does for it, at the full rate; every check passes."""
     changes = []
     vigil = Vigil(lambda _key, verdict: changes.append(verdict.up))
     first = IPv4Address("127.0.1.0")
     check = Check(kind, interval=1.0, timeout=1.0)
 
-    async def main() -> tuple[float, float, float]:
+    async def main() -> float:
         task = asyncio.create_task(vigil.run())
         await asyncio.sleep(2)
         begin = time.monotonic(), time.process_time()
         await asyncio.sleep(SECONDS)
-        passed, used = time.monotonic() - begin[0], time.process_time() - begin[1]
+        cores = (time.process_time() - begin[1]) / (time.monotonic() - begin[0])
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        return used / passed, passed, used
+        return cores
 
     with Lab() as lab:
         namespace = lab.namespace("web")
@@ -48,9 +48,8 @@ def test_a_thousand_servers_are_checked_every_second_on_less_than_one_core(kind:
                     for place in range(SERVERS)
                 }
             )
-            cores, *_ = asyncio.run(main())
+            cores = asyncio.run(main())
         rate = (namespace.counters()["TcpActiveOpens"] - before) / (SECONDS + 2)
-    print(f"{kind}: {cores:.2f} cores for {rate:.0f} checks a second")
     assert changes == [True] * SERVERS
     assert rate > 0.85 * SERVERS  # they are spread over the first second
-    assert cores < 1
+    assert cores < 1, f"{cores:.2f} cores"
