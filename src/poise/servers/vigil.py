@@ -3,7 +3,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -92,24 +92,31 @@ class Vigil:
         Nothing is told from within this call: see `verdicts` for what holds after it.
         """
         with self._lock:
+            gone = self._wards.keys() - targets.keys()
+        self.change(gone, targets)
+
+    def change(self, gone: Collection[Key], targets: Mapping[Key, Target]) -> None:
+        """Watch these servers, new or as they are now, and those that are gone no longer; see `watch`."""
+        with self._lock:
             now = self._clock()
             stopped: list[Job] = []
             begun: list[Job] = []
-            for key in self._wards.keys() - targets.keys():
+            for key in gone:
                 stopped += _jobs(self._wards.pop(key))
+                self._passive.pop(key, None)
             for key, target in targets.items():
                 former = self._wards.get(key)
                 if former is not None and former.target == target:
                     continue
+                self._passive.pop(key, None)
+                if target.passive is not None:
+                    self._passive[key] = target.passive
                 ward = self._ward(key, target, former, now)
                 stays = {part.job for part in ward.parts}
                 if former is not None:
                     stopped += [job for job in _jobs(former) if job not in stays]
                 begun += self._employ(key, ward)
                 self._wards[key] = ward
-            self._passive = {
-                key: target.passive for key, target in targets.items() if target.passive is not None
-            }
             self._restored = {}
             self._note_held()
         self._rota.change(stopped, begun)
@@ -140,10 +147,12 @@ class Vigil:
         with self._lock:
             return list(self._passive)
 
-    def verdicts(self) -> Mapping[Key, Verdict]:
-        """Return the present verdict on each server that is watched."""
+    def verdicts(self, keys: Iterable[Key] | None = None) -> Mapping[Key, Verdict]:
+        """Return the present verdict on each server that is watched, of these unless all are meant."""
         with self._lock:
-            return {key: ward.verdict for key, ward in self._wards.items()}
+            wards = self._wards
+            chosen = wards.keys() if keys is None else [key for key in keys if key in wards]
+            return {key: wards[key].verdict for key in chosen}
 
     async def run(self) -> None:
         """Check servers until cancelled; under asyncio."""
