@@ -208,6 +208,16 @@ def test_a_server_at_another_address_or_port_is_another_one() -> None:
     assert ups(vigil) == {KEY: None}
 
 
+def test_one_vip_may_change_without_looking_at_the_others() -> None:
+    """Only what a change names is touched; a server that is gone already is no error."""
+    vigil = Vigil(Told().tell)
+    vigil.watch({(vip, 0): asked(refusing(), TCP, passive=PASSIVE) for vip in range(3)})
+    vigil.change({(1, 0), (1, 9)}, {(2, 0): asked(refusing(), TCP), (2, 1): asked(refusing(), TCP)})
+    assert set(ups(vigil)) == {(0, 0), (2, 0), (2, 1)}
+    assert list(vigil.judged_by_packets()) == [(0, 0)]
+    assert set(vigil.verdicts([(2, 1), (1, 0)])) == {(2, 1)}
+
+
 def test_a_server_that_is_not_checked_is_unknown() -> None:
     """Without checks there is no verdict, whatever an earlier one was."""
     vigil = Vigil(Told().tell)

@@ -3,7 +3,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -95,30 +96,28 @@ class Vigil:
             gone = self._wards.keys() - targets.keys()
         self.change(gone, targets)
 
-    def change(self, gone: Collection[Key], targets: Mapping[Key, Target]) -> None:
+    def change(self, gone: AbstractSet[Key], targets: Mapping[Key, Target]) -> None:
         """Watch these servers, new or as they are now, and those that are gone no longer; see `watch`."""
         with self._lock:
             now = self._clock()
             stopped: list[Job] = []
             begun: list[Job] = []
-            for key in gone:
+            for key in gone & self._wards.keys():
                 stopped += _jobs(self._wards.pop(key))
                 self._passive.pop(key, None)
+                self._held.discard(key)
             for key, target in targets.items():
                 former = self._wards.get(key)
                 if former is not None and former.target == target:
                     continue
-                self._passive.pop(key, None)
-                if target.passive is not None:
-                    self._passive[key] = target.passive
                 ward = self._ward(key, target, former, now)
+                self._note_passive(key, ward)
                 stays = {part.job for part in ward.parts}
                 if former is not None:
                     stopped += [job for job in _jobs(former) if job not in stays]
                 begun += self._employ(key, ward)
                 self._wards[key] = ward
             self._restored = {}
-            self._note_held()
         self._rota.change(stopped, begun)
 
     def observe(self, counted: Mapping[Key, Counted]) -> None:
@@ -137,8 +136,8 @@ class Vigil:
                 else:
                     ward.suspicion = released(former, now)
                 if ward.suspicion.until != former.until:
+                    self._note_passive(key, ward)
                     changed += self._conclude(key, ward, now)
-            self._note_held()
         for key, verdict in changed:
             self._tell(key, verdict)
 
@@ -222,8 +221,14 @@ class Vigil:
         for changed_key, verdict in changed:
             self._tell(changed_key, verdict)
 
-    def _note_held(self) -> None:
-        self._held = {key for key in self._passive if self._wards[key].suspicion.until is not None}
+    def _note_passive(self, key: Key, ward: _Ward) -> None:
+        """Keep track of who is judged by its packets, and of who is held."""
+        self._passive.pop(key, None)
+        self._held.discard(key)
+        if ward.target.passive is not None:
+            self._passive[key] = ward.target.passive
+            if ward.suspicion.until is not None:
+                self._held.add(key)
 
     def _conclude(self, key: Key, ward: _Ward, now: float) -> list[tuple[Key, Verdict]]:
         """Put together what is known of a server; returns its verdict if that has changed."""
