@@ -16,7 +16,9 @@ from poise.servers.load.survival import BINS, STEP, Survival, bins
 from poise.servers.model import SERVER_IDS
 from poise.servers.samples import BEGUN, KEPT, OVER, USED, Numbers, Rows, Samples, ages, rows
 
-_MISSED: Final = 0.25  # ends that may have been missed, to each that was seen; more silent flows are idle ones
+_MISSED: Final = (
+    0.25  # ends that may have been missed, to each that was seen; more silent flows are idle ones
+)
 _HALF_LIFE: Final = 3600.0  # seconds, of what is known of how many flows are sampled
 _MODEST: Final = 1.0  # sampled flows that the configured share of samples counts as
 _SMOOTH: Final = 0.1  # of the servers' spread, a step
