@@ -22,6 +22,8 @@ _LARGEST: Final = (1 << 32) - 1  # of a member of struct live
 _LOADS_FROM: Final = 1 << 18  # so that there is something to compare
 _STEPS: Final = 16  # that are to have room at least
 _LEAST_LOAD: Final = 1e-12
+_LEAST_GAIN: Final = 0.02
+_LATEST: Final = 0.1  # what the latest loads count in a moving average of their noise
 
 Words = NDArray[np.uint32]
 
@@ -32,7 +34,8 @@ class Measured:
 
     load: in any unit. shares: the weights that loads are to be in proportion to. placed: connections in the
     interval after which the next loads are known. since: those placed after the load was measured. open:
-    connections of all of them together.
+    connections of all of them together. gain: how much of a difference in load is to be made good in one
+    interval, 0 to 1.
     """
 
     load: Numbers
@@ -40,6 +43,7 @@ class Measured:
     placed: Numbers
     since: Numbers
     open: float
+    gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,37 @@ class Level:
     step: Numbers
 
 
+class Noise:
+    """How much of the loads is chance: one that is read at a moment varies more than one over an interval."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._turns = self._squares = 0.0
+
+    def gain(self, before: Numbers, last: Numbers, load: Numbers, placed: float) -> float:
+        """Return the gain that makes chance in loads do no more to shares than chance in a hash would.
+
+        before, last, load: of the same servers, at three looks in a row. placed: connections in an interval, of
+        all. What goes up by chance comes down the next time, while what a change of shares has done stays; loads
+        that swing from look to look, for any reason, are answered with a lower gain, so that they settle.
+        """
+        if not len(load) or placed <= 0:
+            return 1.0
+        turns = -float(((load - last) * (last - before)).sum())
+        self._turns += (turns - self._turns) * _LATEST
+        self._squares += (float((load**2).sum()) - self._squares) * _LATEST
+        variance = max(self._turns, 0.0) / max(self._squares, _LEAST_LOAD)  # relative, of a load
+        return min(max(len(load) / placed / max(variance, _LEAST_LOAD), _LEAST_GAIN), 1.0)
+
+
 def level(measured: Measured) -> Level:
     """Return the loads that the servers are foreseen to have with nothing placed any more, and the steps.
 
     With long connections that is the load as it is, and the step is the load per open connection. With short
     ones most of the load will have gone, and what is left of it is what other things than these connections
     cause. In between, of connections that last for D, exp(-T/D) of the load is left after T. Connections may
-    be credited with what they did not cause: then loads meet more slowly, but they meet all the same.
+    be credited with what they did not cause: then loads meet more slowly, but they meet all the same. As with a
+    gain below 1, where each server is expected to get again what it got, but for a part of the difference.
     """
     whole, placed = float(measured.load.sum()), float(measured.placed.sum())
     opened = max(measured.open, _LEAST_LOAD)
@@ -64,8 +92,8 @@ def level(measured: Measured) -> Level:
     if whole <= 0:
         return Level(np.zeros(len(measured.load)), 1.0 / measured.shares)
     per_connection = whole * gone / placed if placed > 0 else whole / max(opened, 1.0)
-    own = gone * whole * measured.placed / placed if placed > 0 else 0.0
-    load = measured.load - own + per_connection * measured.since
+    per_connection *= 1.0 + gone * (1.0 / max(measured.gain, _LEAST_GAIN) - 1.0)
+    load = measured.load + per_connection * (measured.since - measured.placed * gone)
     return Level(load / measured.shares, per_connection / measured.shares)
 
 

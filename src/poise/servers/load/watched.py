@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poise.servers.care import LoadKind
-from poise.servers.load.level import HOT_ABOVE, Measured, Scale, Words, border, level, with_means
+from poise.servers.load.level import HOT_ABOVE, Measured, Noise, Scale, Words, border, level, with_means
 from poise.servers.load.poll import Heard
 from poise.servers.model import SERVER_IDS, Mode, Policy, Protocol, Vip
 from poise.servers.samples import Numbers
@@ -71,6 +71,9 @@ class Watched:
         self.awrr: Mapping[int, float] | None = None
         self.shown: dict[int, Shown] = {}
         self._scale = Scale()
+        self._noise = Noise()
+        self._last = np.full(SERVER_IDS, np.nan)  # loads
+        self._before_last = np.full(SERVER_IDS, np.nan)
         self._former: Counted | None = None
         self._looked = 0.0
         self._rate = np.full(SERVER_IDS, np.nan)  # packets or bytes a second
@@ -90,7 +93,7 @@ class Watched:
         self._shares = np.array([slow[number] for number in self.servers.tolist()])
         gone = np.ones(SERVER_IDS, np.bool_)
         gone[self.servers] = False
-        for kept in (self._rate, self._mean, self._heard_at):
+        for kept in (self._rate, self._mean, self._heard_at, self._last, self._before_last):
             kept[gone] = np.nan
         self.shown = {number: shown for number, shown in self.shown.items() if number in choice.shares}
 
@@ -173,7 +176,16 @@ class Watched:
         if load is None:
             return None, latency
         whole = float(opened.sum()) if opened is not None else float(in_interval.sum())
-        return Measured(load, self._shares, in_interval, since, whole), latency
+        gain = self._gain(load, float(in_interval.sum()))
+        if kind is LoadKind.CONNECTIONS:  # counted at a moment: what is known is their chance, even at first
+            gain = min(gain, whole / max(float(in_interval.sum()), 1.0))
+        return Measured(load, self._shares, in_interval, since, whole, gain), latency
+
+    def _gain(self, load: Numbers, placed: float) -> float:
+        before, last = self._before_last[self.servers], self._last[self.servers]
+        self._before_last[self.servers], self._last[self.servers] = last, load
+        known = ~np.isnan(before)
+        return self._noise.gain(before[known], last[known], load[known], placed)
 
     def _rates(self, counted: Counted, former: Counted, elapsed: float) -> Numbers | None:
         """Return packets or bytes a second, as a moving average; None at the first look."""
