@@ -13,12 +13,20 @@
 #include <bpf/bpf_helpers.h>
 
 enum limits {
-	MAX_VIPS = 128,
-	VIP_ROWS = 1024,
-	ORIGIN_ROWS = 8192,
+	/*
+	 * Tables are sized before loading, by the limit of VIPs: a power of two up to MAX_VIPS, of which
+	 * tables.h holds the logarithm. They are compiled for the default.
+	 */
+	MAX_VIPS = 512,
+	DEFAULT_VIPS = 64,
+	VIP_ROWS_SHIFT = 3,	/* rows of the tables of ends for a VIP, as powers of two: its own end, */
+	ORIGIN_ROWS_SHIFT = 10,	/* and those of its servers */
 	PROBES = 8,		/* rows of these two in which an end may stand, see tables.h */
 	SERVER_IDS = 512,	/* per VIP: the cookie has nine bits */
+	MAX_SCHEDULE = 4096,	/* turns in which a pool's servers take connections */
 	MAGLEV_ROWS = 16381,	/* a prime */
+	SAMPLE_ROWS = 65536,
+	MAX_WATCHES = 64,
 	MAX_TAGS = 2,
 	MAX_LINKS = 256,
 	MAX_DIRECT_PREFIXES = 1024,
@@ -50,14 +58,21 @@ struct address {
 	__be32 word[4];
 };
 
+/* Who takes a new connection, see select.h. */
 enum policy {
-	POLICY_ROUND_ROBIN = 0,	/* any server for a new connection, the cookie afterwards */
-	POLICY_HASH = 1,	/* no cookie: the flow's hash modulo the servers, for every packet */
+	POLICY_TURN = 0,	/* the schedule in turn: round robin, weighted or not, and AWRR */
+	POLICY_HASH = 1,	/* the flow's hash modulo the schedule */
+	POLICY_MAGLEV = 2,
+	POLICY_TWO = 3,		/* of two at random the one with less load */
+	POLICY_LEAST = 4,	/* the one with the least load */
+	POLICY_PREQUAL = 5,	/* of three at random by latency among those that are not hot, else by load */
 };
 
+/* What keeps a TCP connection on its server. */
 enum mode {
-	MODE_STATELESS = 0,
-	MODE_STATEFUL = 1,	/* each TCP connection has an entry in a table */
+	MODE_STATELESS = 0,	/* the cookie in its packets */
+	MODE_STATEFUL = 1,	/* an entry in a table */
+	MODE_COOKIELESS = 2,	/* nothing: every packet goes by the hash of its flow, of UDP too */
 };
 
 enum layout {
@@ -70,9 +85,10 @@ enum vip_flags {
 	VIP_ASKS_DIRECT = 1,	/* there are `direct:` prefixes to ask for */
 	VIP_ASKS_LINKS = 2,	/* there are links with VLAN tags */
 	VIP_IS_QUIC = 4,
+	VIP_IS_WATCHED = 8,	/* there are flows of it in `watches` */
 };
 
-/* `end`: the number of address, port and protocol, see tables.h. */
+/* One cache line. `end`: the number of address, port and protocol, see tables.h. */
 struct vip {
 	__u64 end;
 	__u64 hash_state[4];	/* of SipHash, once it has taken in address, port and protocol, see siphash.h */
@@ -84,8 +100,8 @@ struct vip {
 	__u32 pool;		/* where new connections go; two per VIP, so that one can be replaced whole */
 	__u8 mode;
 	__u8 layout;
-	__u8 zero[2];
-	__u32 flags;
+	__u16 flags;
+	__u32 hot_above;	/* load above which a server is hot, of Prequal */
 };
 
 enum server_state {
@@ -134,17 +150,38 @@ struct origin {
 	__u16 cut;		/* its connections are reset */
 };
 
-/* The servers that take new connections of a VIP, in the order of their turns. */
+/*
+ * The servers that take new connections of a VIP. The schedule has each as often as its share: it is
+ * taken in turn, by hash, or at random.
+ */
 struct pool {
 	__u32 size;
+	__u32 turns;		/* of the schedule; at least one if there are servers */
 	__u16 ids[SERVER_IDS];
 	__u8 weights[SERVER_IDS];	/* from which Python made the Maglev table */
+	__u16 schedule[MAX_SCHEDULE];
 };
 
 /* Server ids by the hash of a flow; of the pool with the same number. */
 struct maglev {
 	__u16 ids[MAGLEV_ROWS];
 	__u16 zero[3];
+};
+
+/*
+ * How busy a server is, by its row. `load` is whatever Python measures, per weight, so that rows
+ * compare; as it is always late, each connection since counts at once: load + placed * step.
+ */
+struct live {
+	__u32 load;
+	__u32 step;		/* what one more connection adds to it */
+	__u32 placed;		/* connections since `load` was written, of policies that look at it; Python zeroes it */
+	__u32 latency;		/* microseconds per weight; 0: unknown */
+};
+
+/* Connections of stateful VIPs, by server row, that are entered and neither over nor pushed out. */
+struct counted {
+	__u32 open;
 };
 
 /* A flow whose packets carry no cookie: UDP, and TCP without timestamps. */
@@ -186,6 +223,7 @@ enum handshake_flags {
 	HANDSHAKE_USED = 1,
 	HANDSHAKE_ANSWERED = 2,	/* first_tsval and last_tsval are set */
 	HANDSHAKE_PLAIN = 4,	/* without timestamps: to be remembered as a flow */
+	HANDSHAKE_ACCEPTED = 8,	/* answered by a SYN-ACK without timestamps */
 };
 
 /*
@@ -266,7 +304,55 @@ struct traffic {
 	__u64 connections;	/* SYNs placed on the server, retransmissions not counted */
 	__u64 packets;		/* from clients to the server */
 	__u64 bytes;		/* of these, IP header included */
+	__u64 repeats;		/* SYNs that were sent again */
+	__u64 answers;		/* SYN-ACKs of the server, repeated ones too */
+	__u64 resets;		/* of the server that answer a SYN: it refuses the connection */
 };
+
+/*
+ * What was seen of some flows of VIPs without a table of connections: of every so many, and of all whose
+ * server is being drained. Times are in units of 2^20 ns of the monotonic clock, about a millisecond.
+ */
+struct sample {
+	__u32 fingerprint;	/* upper half of the flow's hash */
+	__u16 vip;		/* its index */
+	__u16 server;		/* id */
+	__u32 begun;		/* when its SYN came, or else its first packet that was looked at */
+	__u32 seen;		/* when the client's last packet came, or one that ends it */
+	__u32 flags;		/* enum sample_flags */
+};
+
+enum sample_flags {
+	SAMPLE_USED = 1,
+	SAMPLE_BEGUN = 2,	/* its SYN was seen */
+	SAMPLE_CLIENT_FIN = 4,
+	SAMPLE_SERVER_FIN = 8,
+	SAMPLE_RESET = 16,
+};
+
+/* Why a packet of a client goes where it goes. */
+enum reason {
+	REASON_NONE,
+	REASON_POLICY,		/* a new connection */
+	REASON_REPEATED_SYN,	/* where the first one went */
+	REASON_COOKIE,
+	REASON_HANDSHAKE,	/* as remembered from its SYN on, without a cookie */
+	REASON_FLOW,		/* as remembered of its flow, without a cookie */
+	REASON_HASH,
+	REASON_CONNECTION,	/* as the table of a stateful VIP has it */
+	REASON_QUIC_ID,
+	REASON_UNKNOWN,		/* to no single server */
+};
+
+/* What became of the first packet of a flow since it is watched. */
+struct watch {
+	__u64 at;		/* ns of the monotonic clock */
+	__u16 server;		/* id; WATCH_NO_SERVER if there is none */
+	__u16 reason;		/* enum reason; REASON_NONE until the packet comes */
+	__u32 packets;		/* of the flow, since then */
+};
+
+#define WATCH_NO_SERVER 0xffff
 
 struct prefix {
 	__u32 length;
@@ -284,6 +370,7 @@ struct settings {
 	__u8 zero[2];
 	__u32 flow_rate;	/* flows that each CPU may begin to remember per second */
 	__u32 connection_mask;	/* rows of the table of connections, less one */
+	__u32 sample_mask;	/* flows with all of these bits of their hash clear are sampled */
 };
 
 /* What a CPU has used of something that is limited per second. */

@@ -50,7 +50,7 @@ static __always_inline int quoted_server(struct xdp_md *ctx, const struct packet
 
 		return id == NO_SERVER ? ALL_SERVERS : id;
 	}
-	if (vip->policy == POLICY_HASH)
+	if (vip->mode == MODE_COOKIELESS)
 		return select_by_hash(vip, hash);
 	if (quote->protocol == IPPROTO_TCP) {
 		timestamp = quoted_timestamp(ctx, error, quote, family);

@@ -32,7 +32,7 @@
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_VIPS * SERVER_IDS);
+	__uint(max_entries, DEFAULT_VIPS * SERVER_IDS);
 	__type(key, __u32);
 	__type(value, struct server_clock);
 } server_clocks SEC(".maps");

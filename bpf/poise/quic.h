@@ -27,7 +27,7 @@
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_VIPS * QUIC_CODEPOINTS);
+	__uint(max_entries, DEFAULT_VIPS * QUIC_CODEPOINTS);
 	__type(key, __u32);
 	__type(value, struct quic_config);
 } quic_configs SEC(".maps");

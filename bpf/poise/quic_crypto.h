@@ -48,7 +48,7 @@ struct quic_cipher {
 /* Rows as in quic_configs. Written only by quic_set_key: user space cannot make the contexts. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_VIPS * QUIC_CODEPOINTS);
+	__uint(max_entries, DEFAULT_VIPS * QUIC_CODEPOINTS);
 	__type(key, __u32);
 	__type(value, struct quic_cipher);
 } quic_ciphers SEC(".maps");

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Which server takes a new connection. */
+/*
+ * Which server takes a new connection. Its random numbers come from the flow's keyed hash and the
+ * initial sequence number, so that servers/pick.py picks as is done here.
+ */
 #pragma once
 
 #include "tables.h"
@@ -7,43 +10,15 @@
 /* Whose turn it is, per VIP; shared by all CPUs, so that the turns are strict. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_VIPS);
+	__uint(max_entries, DEFAULT_VIPS);
 	__type(key, __u32);
 	__type(value, __u32);
 } turns SEC(".maps");
 
-static __always_inline int pool_at(const struct pool *pool, __u32 at)
-{
-	return pool->ids[at & (SERVER_IDS - 1)];
-}
+/* Rows of the schedule that are tried when a server that was picked is just being taken out. */
+#define MAX_TRIED 8
 
-/*
- * The server that the hash of a flow stands for; NO_SERVER if the pool is empty. Plain hashing is
- * there for comparison; a Maglev table moves few flows when the servers change (Eisenbud et al.,
- * "Maglev", NSDI 2016).
- */
-static __always_inline int select_by_hash(const struct vip *vip, __u64 hash)
-{
-	struct pool *pool = bpf_map_lookup_elem(&pools, &vip->pool);
-	struct maglev *maglev;
-
-	if (!pool || !pool->size)
-		return NO_SERVER;
-	if (vip->policy == POLICY_HASH)
-		return pool_at(pool, (__u32)(hash >> 32) % pool->size);
-	maglev = bpf_map_lookup_elem(&maglevs, &vip->pool);
-	return maglev ? maglev->ids[(hash >> 32) * MAGLEV_ROWS >> 32] : NO_SERVER;
-}
-
-static __always_inline int select_by_turn(const struct vip *vip)
-{
-	struct pool *pool = bpf_map_lookup_elem(&pools, &vip->pool);
-	__u32 *turn = bpf_map_lookup_elem(&turns, &vip->index);
-
-	if (!pool || !turn || !pool->size)
-		return NO_SERVER;
-	return pool_at(pool, __sync_fetch_and_add(turn, 1) % pool->size);
-}
+#define MAX_LOAD 0xffffffff
 
 /* Whether a server takes new connections. */
 static __always_inline bool may_connect(const struct vip *vip, __u32 id)
@@ -52,4 +27,226 @@ static __always_inline bool may_connect(const struct vip *vip, __u32 id)
 	struct server *server = bpf_map_lookup_elem(&servers, &row);
 
 	return server && server->state == SERVER_READY;
+}
+
+static __always_inline __u32 scheduled(const struct pool *pool, __u32 turn)
+{
+	return pool->schedule[turn % MAX_SCHEDULE] % SERVER_IDS;
+}
+
+/*
+ * The first server that takes connections, from a turn on; NO_SERVER if none does. Called when one that
+ * was picked does not: for as long as it takes to write the next pool.
+ */
+__attribute__((noinline)) int next_ready(const struct vip *vip, __u32 turn)
+{
+	struct pool *pool;
+
+	if (!vip)
+		return NO_SERVER;
+	pool = bpf_map_lookup_elem(&pools, &vip->pool);
+	if (!pool || !pool->turns)
+		return NO_SERVER;
+	for (int i = 0; i < MAX_TRIED; i++) {
+		__u32 id = scheduled(pool, turn++ % pool->turns);
+
+		if (may_connect(vip, id))
+			return id;
+	}
+	for (__u32 at = 0; at < SERVER_IDS && at < pool->size; at++)
+		if (may_connect(vip, pool->ids[at]))
+			return pool->ids[at];
+	return NO_SERVER;
+}
+
+/* The load in effect. */
+static __always_inline __u32 load_of(const struct live *live)
+{
+	__u64 load = live->load + (__u64)live->placed * live->step;
+
+	return load > MAX_LOAD ? MAX_LOAD : load;
+}
+
+static __always_inline struct live *live_of(const struct vip *vip, __u32 id)
+{
+	__u32 row = server_row(vip->index, id);
+
+	return bpf_map_lookup_elem(&lives, &row);
+}
+
+/*
+ * Of Prequal (Wydrowski et al., NSDI 2024), section 4: hot and cold are told apart by load, the cold
+ * compared by latency. As long as one of the two is not known, by load too.
+ */
+static __always_inline bool is_better(const struct vip *vip, const struct live *one, const struct live *other)
+{
+	__u32 load = load_of(one), other_load = load_of(other);
+	bool hot = load > vip->hot_above, other_hot = other_load > vip->hot_above;
+
+	if (hot != other_hot)
+		return other_hot;
+	if (!hot && one->latency && other->latency)
+		return one->latency < other->latency;
+	return load < other_load;
+}
+
+#define RANDOM_BITS 21	/* of 64, three times */
+
+static __always_inline __u32 random_turn(__u64 random, __u32 which, __u32 turns)
+{
+	return (random >> which * RANDOM_BITS & ((1 << RANDOM_BITS) - 1)) * turns >> RANDOM_BITS;
+}
+
+/* The better one of `tries` random turns. */
+static __always_inline int select_at_random(const struct vip *vip, const struct pool *pool, __u64 random,
+					    const int tries)
+{
+	struct live *best = NULL;
+	__u32 chosen = 0;
+
+	for (int i = 0; i < tries; i++) {
+		__u32 id = scheduled(pool, random_turn(random, i, pool->turns));
+		struct live *live = live_of(vip, id);
+
+		if (!live)
+			return NO_SERVER;
+		if (!best || (vip->policy == POLICY_PREQUAL ? is_better(vip, live, best) : load_of(live) < load_of(best))) {
+			best = live;
+			chosen = id;
+		}
+	}
+	return chosen;
+}
+
+/* The least loaded of all; among equals whose turn it is, or the first. */
+static __always_inline int select_least(const struct vip *vip, const struct pool *pool, __u32 turn)
+{
+	__u32 chosen = scheduled(pool, turn % pool->turns);
+	struct live *live = live_of(vip, chosen);
+	__s64 least = live ? load_of(live) : MAX_LOAD;
+
+	for (int i = 0; i < SERVER_IDS && i < pool->size; i++) {
+		__u32 id = pool->ids[i] % SERVER_IDS;
+		__s64 less;
+
+		live = live_of(vip, id);
+		if (!live)
+			break;
+		less = load_of(live) - least;
+		less &= less >> 63;	/* without a branch, of which the verifier would follow each way */
+		barrier_var(less);
+		least += less;
+		chosen ^= (chosen ^ id) & (less >> 63);
+	}
+	return chosen % SERVER_IDS;
+}
+
+/* A function of its own, so that the verifier follows the loop once. */
+__attribute__((noinline)) int pick_least(const struct vip *vip, __u32 turn)
+{
+	struct pool *pool = vip ? bpf_map_lookup_elem(&pools, &vip->pool) : NULL;
+
+	return pool && pool->turns ? select_least(vip, pool, turn) : NO_SERVER;
+}
+
+static __always_inline __u32 take_turn(const struct vip *vip)
+{
+	__u32 *turn = bpf_map_lookup_elem(&turns, &vip->index);
+
+	return turn ? __sync_fetch_and_add(turn, 1) : 0;
+}
+
+/*
+ * The server that the hash of a flow stands for, as long as the pool stays the same; NO_SERVER if the
+ * pool is empty. A Maglev table moves few flows when the servers change (Eisenbud et al., "Maglev",
+ * NSDI 2016): so it is used for flows without cookie, whatever the policy, but for plain hashing.
+ */
+__attribute__((noinline)) int select_by_hash(const struct vip *vip, __u64 hash)
+{
+	struct maglev *maglev;
+	struct pool *pool;
+	__u32 turn;
+	int id;
+
+	if (!vip)
+		return NO_SERVER;
+	pool = bpf_map_lookup_elem(&pools, &vip->pool);
+	if (!pool || !pool->turns)
+		return NO_SERVER;
+	turn = (__u32)(hash >> 32) % pool->turns;
+	if (vip->policy == POLICY_HASH) {
+		id = scheduled(pool, turn);
+	} else {
+		maglev = bpf_map_lookup_elem(&maglevs, &vip->pool);
+		if (!maglev)
+			return NO_SERVER;
+		id = maglev->ids[(hash >> 32) * MAGLEV_ROWS >> 32];
+	}
+	return may_connect(vip, id) ? id : next_ready(vip, turn + 1);
+}
+
+/* Whether new flows without cookie are placed by the policy too, as long as they can be remembered. */
+static __always_inline bool looks_at_load(const struct vip *vip)
+{
+	return vip->policy >= POLICY_TWO;
+}
+
+/* The same for policies that look at the load. `isn`: as below. */
+__attribute__((noinline)) int select_by_load(const struct vip *vip, __u64 hash, __u32 isn)
+{
+	__u32 turn = hash >> 32;
+	struct pool *pool;
+	struct live *live;
+	__u64 random;
+	int id;
+
+	if (!vip)
+		return NO_SERVER;
+	pool = bpf_map_lookup_elem(&pools, &vip->pool);
+	if (!pool || !pool->turns)
+		return NO_SERVER;
+	random = (hash ^ isn * HASH_FACTOR) * HASH_FACTOR;
+	random ^= random >> 32;
+	if (vip->policy == POLICY_TWO) {
+		id = select_at_random(vip, pool, random, 2);
+	} else if (vip->policy == POLICY_PREQUAL) {
+		id = select_at_random(vip, pool, random, 3);
+	} else {
+		turn = take_turn(vip);
+		id = pick_least(vip, turn);
+	}
+	if (id < 0 || !may_connect(vip, id))
+		id = next_ready(vip, turn + 1);
+	if (id < 0)
+		return NO_SERVER;
+	/* Its load rises at once, however late the next report is. */
+	live = live_of(vip, id);
+	if (live)
+		__sync_fetch_and_add(&live->placed, 1);
+	return id;
+}
+
+static __always_inline int select_by_turn(const struct vip *vip)
+{
+	struct pool *pool = bpf_map_lookup_elem(&pools, &vip->pool);
+	__u32 turn = take_turn(vip);
+	int id;
+
+	if (!pool || !pool->turns)
+		return NO_SERVER;
+	id = scheduled(pool, turn % pool->turns);
+	return may_connect(vip, id) ? id : next_ready(vip, turn + 1);
+}
+
+/*
+ * The server of a new connection by the VIP's policy; NO_SERVER if none takes any. `isn`: a number that
+ * differs from one connection of the flow to the next.
+ */
+static __always_inline int select_by_policy(const struct vip *vip, __u64 hash, __u32 isn)
+{
+	if (vip->policy == POLICY_TURN)
+		return select_by_turn(vip);
+	if (looks_at_load(vip))
+		return select_by_load(vip, hash, isn);
+	return select_by_hash(vip, hash);
 }

@@ -5,6 +5,9 @@
 #include "contract.h"
 #include "parse.h"
 
+/* Set before loading, with the sizes of the tables that depend on it. */
+const volatile __u32 vip_limit_log2 = 6;	/* of DEFAULT_VIPS */
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -22,21 +25,21 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, VIP_ROWS);
+	__uint(max_entries, DEFAULT_VIPS << VIP_ROWS_SHIFT);
 	__type(key, __u32);
 	__type(value, struct vip);
 } vips SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_VIPS * SERVER_IDS);
+	__uint(max_entries, DEFAULT_VIPS * SERVER_IDS);
 	__type(key, __u32);
 	__type(value, struct server);
 } servers SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, ORIGIN_ROWS);
+	__uint(max_entries, DEFAULT_VIPS << ORIGIN_ROWS_SHIFT);
 	__type(key, __u32);
 	__type(value, struct origin);
 } origins SEC(".maps");
@@ -44,14 +47,14 @@ struct {
 /* IPv6 addresses, apart, so that the rows of IPv4 stay small: by VIP index, and by server row. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_VIPS);
+	__uint(max_entries, DEFAULT_VIPS);
 	__type(key, __u32);
 	__type(value, struct address);
 } vip_addresses SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_VIPS * SERVER_IDS);
+	__uint(max_entries, DEFAULT_VIPS * SERVER_IDS);
 	__type(key, __u32);
 	__type(value, struct address);
 } server_addresses SEC(".maps");
@@ -59,17 +62,26 @@ struct {
 /* Two pools a VIP: one in use, one to be written; and the Maglev table of each. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 2 * MAX_VIPS);
+	__uint(max_entries, 2 * DEFAULT_VIPS);
 	__type(key, __u32);
 	__type(value, struct pool);
 } pools SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 2 * MAX_VIPS);
+	__uint(max_entries, 2 * DEFAULT_VIPS);
 	__type(key, __u32);
 	__type(value, struct maglev);
 } maglevs SEC(".maps");
+
+/* By server row. Mappable, so that Python reads and writes them all without a system call for each. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DEFAULT_VIPS * SERVER_IDS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct live);
+} lives SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
@@ -118,8 +130,6 @@ static __always_inline const void *server_address(const struct server *server, _
 
 /* Multiply-shift hashing: Dietzfelbinger et al., J. Algorithms 25(1), 1997. */
 #define HASH_FACTOR 0x9e3779b97f4a7c15ULL
-#define VIP_SHIFT 54
-#define ORIGIN_SHIFT 51
 
 /* An end of a connection as one number; BPF objects are compiled for little-endian machines. */
 static __always_inline __u64 end_number(__be32 address, __be16 port, __u8 protocol)
@@ -145,13 +155,13 @@ static __always_inline bool same_address(const struct address *a, const struct a
 	       a->word[3] == b->word[3];
 }
 
-/* The element of a table whose `end`, its first member, is the wanted one; NULL if there is none. */
-static __always_inline void *find_end(void *table, __u64 end, __u32 shift, __u32 rows)
+/* The element of a table of 2^`bits` rows whose `end`, its first member, is the wanted one; NULL if there is none. */
+static __always_inline void *find_end(void *table, __u64 end, __u32 bits)
 {
-	__u32 first = end * HASH_FACTOR >> shift;
+	__u32 first = end * HASH_FACTOR >> (64 - bits);
 
 	for (int i = 0; i < PROBES; i++) {
-		__u32 row = (first + i) % rows;
+		__u32 row = (first + i) & ((1U << bits) - 1);
 		__u64 *found = bpf_map_lookup_elem(table, &row);
 
 		if (!found || !*found)
@@ -162,14 +172,24 @@ static __always_inline void *find_end(void *table, __u64 end, __u32 shift, __u32
 	return NULL;
 }
 
+static __always_inline void *find_in_vips(__u64 end)
+{
+	return find_end(&vips, end, vip_limit_log2 + VIP_ROWS_SHIFT);
+}
+
+static __always_inline void *find_in_origins(__u64 end)
+{
+	return find_end(&origins, end, vip_limit_log2 + ORIGIN_ROWS_SHIFT);
+}
+
 static __always_inline struct vip *find_vip4(__be32 address, __be16 port, __u8 protocol)
 {
-	return find_end(&vips, end_number(address, port, protocol), VIP_SHIFT, VIP_ROWS);
+	return find_in_vips(end_number(address, port, protocol));
 }
 
 static __always_inline struct vip *find_vip6(const struct address *address, __be16 port, __u8 protocol)
 {
-	struct vip *vip = find_end(&vips, end_number6(address, port, protocol), VIP_SHIFT, VIP_ROWS);
+	struct vip *vip = find_in_vips(end_number6(address, port, protocol));
 	struct address *of_vip;
 
 	if (!vip)
@@ -182,7 +202,7 @@ static __always_inline struct vip *find_vip6(const struct address *address, __be
 
 static __always_inline struct origin *find_origin4(__be32 address, __be16 port, __u8 protocol)
 {
-	return find_end(&origins, end_number(address, port, protocol), ORIGIN_SHIFT, ORIGIN_ROWS);
+	return find_in_origins(end_number(address, port, protocol));
 }
 
 /* The VIP of a server's packet; NULL while it is being added or removed. */
@@ -196,7 +216,7 @@ static __always_inline struct vip *vip_of(const struct origin *origin)
 
 static __always_inline struct origin *find_origin6(const struct address *address, __be16 port, __u8 protocol)
 {
-	struct origin *origin = find_end(&origins, end_number6(address, port, protocol), ORIGIN_SHIFT, ORIGIN_ROWS);
+	struct origin *origin = find_in_origins(end_number6(address, port, protocol));
 	struct address *of_server;
 	__u32 row;
 

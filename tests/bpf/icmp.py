@@ -23,7 +23,7 @@ from scapy.packet import Packet, Raw
 from poise.lab.namespaces import Lab
 from poise.servers import cookie
 from poise.servers.ends import end_of
-from poise.servers.model import Address, Hop, Model, Policy, Protocol, Server, State, Vip
+from poise.servers.model import Address, Hop, Mode, Model, Policy, Protocol, Server, State, Vip
 from tests.bpf.balancer import Balancer, Verdict
 from tests.bpf.packets import usual
 from tests.bpf.services import KEY
@@ -74,7 +74,8 @@ def _vip(index: int, family: Family, port: int) -> Vip:
     )
     policy = Policy.HASH if port == HASHED else Policy.ROUND_ROBIN
     protocol = Protocol.UDP if port == DNS else Protocol.TCP
-    return Vip(index, f"v{index}", ip_address(VIP[family]), port, policy, servers, protocol=protocol)
+    mode = Mode.COOKIELESS if port == HASHED else Mode.STATELESS
+    return Vip(index, f"v{index}", ip_address(VIP[family]), port, policy, servers, protocol, mode)
 
 
 VIPS = {

@@ -84,10 +84,11 @@ HASHED = Vip(
     443,
     Policy.HASH,
     (*HASHED_SERVERS, _server(3, "10.1.0.9", 443, State.DRAIN)),
+    mode=Mode.COOKIELESS,
 )
 
 EMPTY = Vip(2, "empty", IPv4Address("192.0.2.12"), 80, Policy.ROUND_ROBIN)
-EMPTY_HASHED = Vip(3, "empty, hashed", IPv4Address("192.0.2.12"), 81, Policy.HASH)
+EMPTY_HASHED = Vip(3, "empty, hashed", IPv4Address("192.0.2.12"), 81, Policy.HASH, mode=Mode.COOKIELESS)
 CLOSING_SERVER = _server(9, "10.2.0.1", 80, State.DRAIN)
 CLOSING = Vip(4, "closing", IPv4Address("192.0.2.13"), 80, Policy.ROUND_ROBIN, (CLOSING_SERVER,))
 
@@ -123,6 +124,7 @@ HASHED6 = Vip(
     443,
     Policy.HASH,
     tuple(_server(number, f"2001:db8:a:1::{number + 1}", 443) for number in range(3)),
+    mode=Mode.COOKIELESS,
 )
 EMPTY6 = Vip(8, "empty, IPv6", ip_address("2001:db8:f::12"), 80, Policy.ROUND_ROBIN)
 
@@ -152,6 +154,7 @@ HASHED_NAMES = Vip(
     Policy.HASH,
     tuple(_server(number, f"10.1.0.{number + 1}", 53) for number in range(3)),
     Protocol.UDP,
+    Mode.COOKIELESS,
 )
 
 # Behind links with tags, and behind one of which the MTU is smaller.

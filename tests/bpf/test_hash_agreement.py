@@ -35,7 +35,7 @@ quick = settings(
 
 
 @quick
-@given(ends=ENDS, ids=IDS, weights=WEIGHTS, clock=st.integers(0, 0xFFFFFFFF), index=st.integers(0, 127))
+@given(ends=ENDS, ids=IDS, weights=WEIGHTS, clock=st.integers(0, 0xFFFFFFFF), index=st.integers(0, 63))
 def test_python_and_bpf_agree_on_ends_and_hashes(
     operator: Operator, *, ends: list[End], ids: list[int], weights: list[int], clock: int, index: int
 ) -> None:

@@ -73,6 +73,7 @@ class DataPlane:
                 "handshake_mask": limits.handshake_rows - 1,
                 "flow_rate": limits.flow_rate,
                 "connection_mask": limits.connection_rows - 1,
+                "sample_mask": 63,
             },
         )
         self.connections = Connections(self._object.map("connections"), self._object.program("sweep"))
@@ -158,7 +159,13 @@ def carry_out(step: Write, tables: Mapping[str, Map]) -> None:
         case "direct":
             table, key = _prefix(key)
         case "pools":
-            value = {"size": len(value.ids), "ids": value.ids, "weights": bytes(value.weights)}
+            value = {
+                "size": len(value.ids),
+                "turns": len(value.ids),
+                "ids": value.ids,
+                "weights": bytes(value.weights),
+                "schedule": value.ids,
+            }
         case "maglevs":
             value = {"ids": value}
     if value is None and table in _HASHES:

@@ -27,8 +27,17 @@ from poise.servers.model import (
     Vip,
 )
 
-POLICIES = {Policy.ROUND_ROBIN: 0, Policy.HASH: 1}  # enum policy
-MODES = {Mode.STATELESS: 0, Mode.STATEFUL: 1}  # enum mode
+POLICIES = {  # enum policy
+    Policy.ROUND_ROBIN: 0,
+    Policy.WEIGHTED_ROUND_ROBIN: 0,
+    Policy.AWRR: 0,
+    Policy.HASH: 1,
+    Policy.MAGLEV: 2,
+    Policy.POWER_OF_TWO: 3,
+    Policy.LEAST_LOADED: 4,
+    Policy.PREQUAL: 5,
+}
+MODES = {Mode.STATELESS: 0, Mode.STATEFUL: 1, Mode.COOKIELESS: 2}  # enum mode
 LAYOUTS = {Layout.LOW: 0, Layout.MSB: 1, Layout.LSB: 2}  # enum layout
 READY, DRAIN, CUT = 1, 2, 3  # enum server_state
 ASKS_DIRECT, ASKS_LINKS, IS_QUIC = 1, 2, 4  # enum vip_flags
