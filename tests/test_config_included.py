@@ -93,7 +93,7 @@ vips:
 """,
         "conf.d/b.yaml": """\
 vips:
-  - {address: 192.0.2.2, port: 80, pool: web}  # ! pool "web" is already that of the VIP in {at}/conf.d/a.yaml:5
+  - {address: 192.0.2.2, port: 80, pool: web}  # ! "web" is already that of the VIP in {at}/conf.d/a.yaml:5
   - {address: 192.0.2.3, port: 80, pool: other}  # ! server 10.0.0.2:80 is already in {at}/conf.d/a.yaml:2
 """,
     },
@@ -108,7 +108,7 @@ pools:
 """,
         "conf.d/b.yaml": """\
 vips:
-  - {address: 192.0.2.2, port: 80, pool: mixed}  # ! has an IPv6 server in {at}/conf.d/a.yaml:5, but the VIP is IPv4
+  - {address: 192.0.2.2, port: 80, pool: mixed}  # ! an IPv6 server in {at}/conf.d/a.yaml:5, but the
 """,
     },
     "a VIP in a direct prefix of another file": {
@@ -124,7 +124,7 @@ vips:
         + "\n".join(f"  - {{address: 192.0.2.{i}, port: 80, servers: []}}" for i in range(1, 17)),
         "conf.d/b.yaml": """\
 vips:
-  - {address: 192.0.2.17, port: 80, servers: []}  # ! 17 VIPs are too many for a vip_limit of 16: write `vip_limit: 32`
+  - {address: 192.0.2.17, port: 80, servers: []}  # ! are too many for a vip_limit of 16: write `vip_limit: 32`
 """,
     },
     "no VIP anywhere": {
