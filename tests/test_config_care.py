@@ -31,8 +31,8 @@ MISTAKES = {
 """,
     "too many checks": """\
     checks: [  # ! "checks" has 9 items: write at most 8
-        {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp},
-        {type: tcp}]
+        {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp},
+        {type: tcp}, {type: tcp}]
 """,
     "checks that are no list": """\
     checks: {type: tcp}  # ! "checks" must be a list, not keys with values: write one, like `checks: [

@@ -124,7 +124,7 @@ vips:
         + "\n".join(f"  - {{address: 192.0.2.{i}, port: 80, servers: []}}" for i in range(1, 17)),
         "conf.d/b.yaml": """\
 vips:
-  - {address: 192.0.2.17, port: 80, servers: []}  # ! are too many for a vip_limit of 16: write `vip_limit: 32`
+  - {address: 192.0.2.17, port: 80, servers: []}  # ! too many for a vip_limit of 16: write `vip_limit: 32`
 """,
     },
     "no VIP anywhere": {

@@ -113,7 +113,8 @@ def _many(vips: int, servers: int) -> dict[str, str]:
     for vip in range(vips):
         place = f"{vip // 256}.{vip % 256}"
         lines = "".join(
-            f"      - {{name: s{i}, address: 10.{place}.{i % 250 + 1}, port: {80 + i // 250}, weight: {i % 9 + 1}}}\n"
+            f"      - {{name: s{i}, address: 10.{place}.{i % 250 + 1}, port: {i // 250 + 1}, "
+            f"weight: {i % 9 + 1}}}\n"
             for i in range(servers)
         )
         files[f"conf.d/{vip:03}.yaml"] = (
