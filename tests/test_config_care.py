@@ -1,12 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a configuration says of policies, checks, drains and loads, and the mistakes in it."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
 
-from poise.config import ConfigError, LoadConfig, VipConfig, load
+from poise.config import (
+    CheckConfig,
+    ConfigError,
+    DrainConfig,
+    LoadConfig,
+    PassiveConfig,
+    VipConfig,
+    load,
+)
 from poise.config.care import DnsCheckConfig, HttpCheckConfig, HttpsCheckConfig, ScriptCheckConfig
+from poise.config.model import Policy
+from poise.servers import care, model
 from tests.configs import assert_mistakes, write
 
 HEAD = """\
@@ -252,3 +264,31 @@ def test_secret_that_others_may_read(tmp_path: Path, name: str) -> None:
     )
     secret.chmod(0o600)
     load(file)
+
+
+def test_words_are_those_of_the_model() -> None:
+    """The choices of poise.yaml are those that the servers level knows, none missing and none more."""
+    fields = VipConfig.model_fields
+    assert list(get_args(Policy)) == list(model.Policy)
+    assert list(get_args(fields["mode"].annotation)) == list(model.Mode)
+    assert list(get_args(fields["protocol"].annotation)) == list(model.Protocol)
+    assert list(get_args(fields["timestamp_layout"].annotation)) == list(model.Layout)
+    assert list(get_args(LoadConfig.model_fields["source"].annotation)) == list(care.LoadKind)
+    assert {kind.model_fields["type"].annotation for kind in get_args(get_args(CheckConfig)[0])} == {
+        Literal[kind.value] for kind in care.CheckKind
+    }
+
+
+def test_defaults_are_those_of_the_model() -> None:
+    """What poise.yaml leaves out is what the servers level takes for granted."""
+    usual = care.Check(care.CheckKind.TCP)
+    for kind in get_args(get_args(CheckConfig)[0]):
+        for name, field in kind.model_fields.items():
+            if name == "status":
+                assert tuple(field.default) == usual.statuses
+            elif not field.is_required() and field.default_factory is None:
+                assert field.default == getattr(usual, name), name
+    assert PassiveConfig().model_dump() == asdict(care.Passive())
+    assert (DrainConfig().quiet, DrainConfig().deadline) == (care.Drain().quiet, care.Drain().deadline)
+    load_source = care.LoadSource()
+    assert (LoadConfig().interval, LoadConfig().stale) == (load_source.interval, load_source.stale)
