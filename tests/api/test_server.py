@@ -3,6 +3,11 @@ import os
 import signal
 import socket as sockets
 import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import anyio
@@ -13,6 +18,9 @@ from poise.api.client import Client
 from poise.api.server import serve
 from poise.errors import PoiseError
 from tests.api.serving import ListFacade, serving
+
+ROOT = Path(__file__).parents[2]
+WEB1 = IPv4Address("10.0.0.1")
 
 
 def test_only_the_owner_may_connect(socket: Path, facade: ListFacade) -> None:
@@ -73,3 +81,55 @@ def test_signals_are_left_to_the_process(socket: Path, facade: ListFacade) -> No
 
     before = signal.getsignal(signal.SIGTERM)
     assert anyio.run(run) is before
+
+
+def test_end_while_clients_wait(tmp_path: Path) -> None:
+    """A client that waits for a packet of the next minute does not keep the process from ending."""
+    program = """
+import sys
+import time
+from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from ipaddress import IPv4Address
+from pathlib import Path
+import anyio
+from poise.api.server import serve
+from tests.api.serving import ListFacade
+
+class Patient(ListFacade):
+    def why(self, client, vip, wait=None):
+        print("waiting", flush=True)
+        time.sleep(wait)
+        return {}
+
+async def run():
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(partial(serve, Path(sys.argv[1]), Patient()))
+        print("serving", flush=True)
+        await anyio.to_thread.run_sync(sys.stdin.readline)
+        tasks.cancel_scope.cancel()
+
+anyio.run(run)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "poise.sock")]
+    with (
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as running,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        assert running.stdout is not None
+        assert running.stdout.readline() == "serving\n"
+        end = (WEB1, 80)
+        asked = thread.submit(partial(Client(tmp_path / "poise.sock").why, end, end, wait=60))
+        assert running.stdout.readline() == "waiting\n"
+        running.communicate("end\n", timeout=20)
+        assert running.returncode == 0
+        with pytest.raises(PoiseError):
+            asked.result()

@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, mo
 from starlette.requests import Request
 
 from poise.config.addresses import Address
-from poise.config.fields import AbsolutePath, Duration, Name, Port, Weight
+from poise.config.fields import AbsolutePath, Name, Port, Weight
+from poise.config.measures import Duration
 from poise.config.wording import Place, findings
 from poise.config.yaml_lines import show
 from poise.endpoints import read_end

@@ -5,10 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Final
 
-import anyio
-import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,9 +25,7 @@ from poise.api.requests import (
     from_body,
     from_query,
 )
-
-_THREADS: Final = 4  # that work on requests: more would only contend for the interpreter
-_WAITING: Final = 16  # requests that wait for a packet, beside those
+from poise.api.threads import Threads
 
 
 def application(facade: Facade) -> Starlette:
@@ -63,8 +58,7 @@ class _Routes:
 
     def __init__(self, facade: Facade) -> None:
         self._facade = facade
-        self._threads = anyio.CapacityLimiter(_THREADS)
-        self._waiting = anyio.CapacityLimiter(_WAITING)
+        self._threads = Threads()
 
     async def servers(self, request: Request) -> Response:
         wanted = from_query(OfVip, request)
@@ -105,8 +99,10 @@ class _Routes:
 
     async def why(self, request: Request) -> Response:
         wanted = from_query(Why, request)
-        ask = partial(self._facade.why, wanted.client, wanted.vip, wanted.wait)
-        return await self._json(ask, waits=wanted.wait is not None)
+        call = partial(self._facade.why, wanted.client, wanted.vip, wanted.wait)
+        if wanted.wait is None:
+            return await self._json(call)
+        return _response(await self._threads.wait(partial(_written, call)))
 
     async def plan(self, request: Request) -> Response:
         wanted = await from_body(Plan, request)
@@ -121,8 +117,7 @@ class _Routes:
 
     async def metrics(self, request: Request) -> Response:
         wanted = from_query(OfVip, request)
-        call = partial(_exposed, self._facade, wanted.vip)
-        text, media_type = await anyio.to_thread.run_sync(call, limiter=self._threads)
+        text, media_type = await self._threads.run(partial(_exposed, self._facade, wanted.vip))
         return Response(text, media_type=media_type)
 
     async def _change(self, request: Request, wanted: StateChange) -> Response:
@@ -140,14 +135,12 @@ class _Routes:
         from_query(Nothing, request)
         return await self._json(call)
 
-    async def _json(self, call: Callable[[], object], *, waits: bool = False) -> Response:
-        """What a call returns, as JSON; one that only waits may be left behind when the server ends."""
-        body = await anyio.to_thread.run_sync(
-            partial(_written, call),
-            limiter=self._waiting if waits else self._threads,
-            abandon_on_cancel=waits,
-        )
-        return Response(body, media_type="application/json")
+    async def _json(self, call: Callable[[], object]) -> Response:
+        return _response(await self._threads.run(partial(_written, call)))
+
+
+def _response(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
 
 
 def _exposed(facade: Facade, vip: str | None) -> tuple[bytes, str]:

@@ -2,13 +2,16 @@
 """The `poise` command as a whole: its parts, and how it ends."""
 
 import os
+import re
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from poise.cli import agent, config, daemon, measure, running, servers, vips
 from poise.errors import PoiseError
+
+_MEANT: Final = re.compile(r"^No such option: (\S+) \(Possible options: (.*)\)$")
 
 app = typer.Typer(
     help="Balance load across servers with XDP.",
@@ -48,7 +51,11 @@ def _usage(error: typer.TyperException) -> str:
     message = error.format_message()
     if message.startswith("Usage: "):
         return message
-    mistake = message[0].lower() + message[1:].rstrip(".").replace(". ", ": ")
+    mistake = message.replace("Value error, ", "").rstrip(".").replace(". ", ": ")
+    mistake = re.sub(
+        r"^No such option: (\S+) \(Possible options: (.*)\)$", r"No such option \1: did you mean \2?", mistake
+    )
+    mistake = mistake[0].lower() + mistake[1:]
     context = getattr(error, "ctx", None)
     command = "poise" if context is None else context.command_path
     return f"poise: {mistake}, see `{command} --help`"

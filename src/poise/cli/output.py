@@ -32,10 +32,10 @@ def show(output: Output, value: object, people: Callable[[], None]) -> None:
 def print_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows under the names of their columns, one line a row: numbers to the right, "yes" for True.
 
-    A column of which no row knows anything is left out. Written here because there may be 256,000 rows, for
-    which rich takes minutes.
+    A column of which no row knows anything is left out, but for the first one. Written here because there
+    may be 256,000 rows, for which rich takes minutes.
     """
-    known = [name for name in columns if not rows or any(row.get(name) is not None for row in rows)]
+    known = [*columns[:1], *(name for name in columns[1:] if not rows or _any_knows(rows, name))]
     laid_out = [_column(name, [row.get(name) for row in rows]) for name in known]
     lines = (_GAP.join(cells).rstrip() for cells in zip(*laid_out, strict=True))
     header = next(lines, "")
@@ -50,6 +50,10 @@ def _column(name: str, values: Sequence[object]) -> list[str]:
     width = max(map(len, cells))
     numbers = all(value is None or _is_number(value) for value in values)
     return [cell.rjust(width) if numbers else cell.ljust(width) for cell in cells]
+
+
+def _any_knows(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return any(row.get(name) is not None for row in rows)
 
 
 def _is_number(value: object) -> bool:
