@@ -80,7 +80,9 @@ def _add(rows: Records, before: Records, fresh: Map) -> None:
     changed = _changed(rows, before)
     for row in changed[changed < fresh.max_entries].tolist():
         sums = fresh.rows(row, 1)
-        more, less = (converted(np.atleast_1d(each[row]), fresh.dtype, partly=True) for each in (rows, before))
+        more, less = (
+            converted(np.atleast_1d(each[row]), fresh.dtype, partly=True) for each in (rows, before)
+        )
         if fresh.dtype.names is None:
             sums += more - less
         else:
@@ -94,9 +96,9 @@ def _replace(rows: Records, before: Records, fresh: Map) -> None:
     changed = _changed(rows, before)
     changed = changed[changed < fresh.max_entries]
     present = fresh.rows()
-    untouched = ~(octets(present[changed]) != octets(converted(before[changed], fresh.dtype, partly=True))).any(
-        axis=1
-    )
+    untouched = ~(
+        octets(present[changed]) != octets(converted(before[changed], fresh.dtype, partly=True))
+    ).any(axis=1)
     due = changed[untouched]
     fresh.write_rows(due, converted(rows[due], fresh.dtype, partly=True))
 

@@ -62,8 +62,10 @@ class Renewal:
         """Whether the object can use a pinned table: sizes, flags and members are the same."""
         wanted, key, value = self._object.wanted_map(name)
         layouts = ((key, found.key), (value, found.value))
-        return found.info is not None and found.info.is_like(wanted) and all(
-            isinstance(there, Bytes) or mine is None or mine == there for mine, there in layouts
+        return (
+            found.info is not None
+            and found.info.is_like(wanted)
+            and all(isinstance(there, Bytes) or mine is None or mine == there for mine, there in layouts)
         )
 
     def maps(self) -> dict[str, Map]:
