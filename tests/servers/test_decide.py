@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from poise.servers import decide
+from poise.servers import decide, reconcile
 from poise.servers.model import (
     SERVER_IDS,
     IdsExhausted,
@@ -29,7 +29,7 @@ READY, DRAIN, REMOVED, CUT = State.READY, State.DRAIN, State.REMOVED, State.CUT
 
 def read(model: Model, *vips: decide.WantedVip, now: float = 0.0) -> Model:
     """What becomes of a model when poise.yaml says this."""
-    return decide.reconcile(model, vips, now, REST)
+    return reconcile.reconcile(model, vips, now, REST)
 
 
 def model_of(*numbers: int) -> Model:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from poise.errors import PoiseError
-from poise.servers import decide
+from poise.servers import decide, reconcile
 from poise.servers.model import GONE, SERVER_IDS, Address, Mode, Model, Protocol, Server, State, Vip
 from tests.servers.models import end, wanted, wanted_vip
 
@@ -95,8 +95,8 @@ class Histories(RuleBasedStateMachine):
     def read_file(self, file: list[decide.WantedVip]) -> None:
         """Start poise with a changed poise.yaml; starting once more changes nothing."""
         self.file = file
-        self.model = decide.reconcile(self.model, file, self.now, REST)
-        assert decide.reconcile(self.model, file, self.now, REST) == self.model
+        self.model = reconcile.reconcile(self.model, file, self.now, REST)
+        assert reconcile.reconcile(self.model, file, self.now, REST) == self.model
         for vip, want in zip(self.model.vips, file, strict=True):
             weights = {end(server): server.weight for server in vip.servers}
             assert {end(server): server.weight for server in want.servers}.items() <= weights.items()

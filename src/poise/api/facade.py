@@ -85,16 +85,17 @@ class Facade(Protocol):
     def why(self, client: End, vip: End, wait: float | None = None) -> Json:
         """Say which server a new connection from `client` to `vip` would get, and by which rule.
 
-        With wait: where the flow's next packet goes that comes within so many seconds. Keys: vip, client,
-        rule, server (name or None), sentence, servers (dicts: name, id, state, share, load, reason).
+        Keys: vip, client, rule, server (name or None), chance (0 to 1), sentence, servers (dicts: name, id,
+        state, share, chance, load, reason). With wait: where the flow's next packet goes that comes within
+        so many seconds. Keys: vip, client, server, reason, sentence.
         """
 
     def plan(self, path: Path) -> Json:
         """Say what `reload` would do if `path` were the configuration.
 
-        Keys: changes (dicts: vip or None, sentence, and what programs need), moved (share of new flows that
-        another server would get, by VIP), restart (settings that only a restart changes). Raises
-        ConfigError with every mistake.
+        Keys: vips (dicts: vip, changes (dicts: kind, sentence, server), moved (share of new flows that
+        another server would get), open_connections (a sentence)), restart (sentences: what only a restart
+        changes). Raises ConfigError with every mistake.
         """
 
     def reload(self) -> Json:

@@ -5,11 +5,11 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import typer
 
-from poise.cli_output import print_json, print_table
+from poise.cli.output import Output, print_table, show
 from poise.demo.narrator import Narrator
 from poise.errors import PoiseError
 from poise.lab.balancer import Balancer
@@ -65,13 +65,13 @@ class Outcome:
         }
 
 
-def main(output: Literal["text", "json"]) -> int:
+def main(output: Output) -> int:
     """Run the demo and return the exit code, 130 after Ctrl-C.
 
     Raises PoiseError if it cannot run, or if poise broke a connection.
     """
     try:
-        with Narrator(stderr=output == "json") as narrator:
+        with Narrator(stderr=output != "table") as narrator:
             poise, plain = _both_rounds(narrator)
     except KeyboardInterrupt:
         return 130
@@ -79,12 +79,10 @@ def main(output: Literal["text", "json"]) -> int:
     return 0
 
 
-def report(output: Literal["text", "json"], poise: Outcome, plain: Outcome) -> None:
+def report(output: Output, poise: Outcome, plain: Outcome) -> None:
     """Print both outcomes; raises PoiseError if poise broke a connection."""
-    if output == "json":
-        print_json({"poise": poise.numbers(), "hash": plain.numbers()})
-    else:
-        _print(poise, plain)
+    numbers = {"poise": poise.numbers(), "hash": plain.numbers()}
+    show(output, numbers, lambda: _print(poise, plain))
     if poise.long_lived.broken:
         raise PoiseError(
             f"poise broke {poise.long_lived.broken} of {poise.long_lived.opened} connections: "

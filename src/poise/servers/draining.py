@@ -7,7 +7,7 @@ which is set neither ends nor prolongs a running drain.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
@@ -17,7 +17,11 @@ K = TypeVar("K")
 
 
 class Outcome(StrEnum):
-    """What a look at a drain may find, each of them once: it is done, or its deadline has passed."""
+    """What a look at a drain may find.
+
+    DONE: it has become done. KEPT and CUT: its deadline has passed before that, and the flows that remain
+    are to be left alone, or to be cut; told once.
+    """
 
     DONE = "done"
     KEPT = "kept"
@@ -36,8 +40,8 @@ class Draining:
 class Seen:
     """What is seen of a draining server's flows.
 
-    remaining: how many it has. estimated: they were counted from samples, so silent ones are missing. age:
-    seconds since a packet of any of them, None if there was none.
+    remaining: how many it has. estimated: they were counted from packets, so silent ones are missing;
+    otherwise from a table of them. age: seconds since a packet of any of them, None if there was none.
     """
 
     remaining: int
@@ -49,8 +53,10 @@ class Seen:
 class Progress:
     """How far a drain is; times in seconds of the monotonic clock.
 
-    begun: when it was first followed. last_seen: when there was a flow, at first `begun`. ends: its
-    deadline, None if it has none. outcome: what was found last, None while it runs.
+    begun: when it was first followed. last_seen: when there was a packet, or of exact counts a flow; at
+    first `begun`. ends: its deadline, None if it has none. remaining: None before the first look. done: no
+    flow is left, as far as can be seen; not for good: one that was silent for longer than `quiet` may speak
+    again. overdue: its deadline passed before it was done.
     """
 
     what: Draining
@@ -59,26 +65,77 @@ class Progress:
     ends: float | None
     remaining: int | None = None
     estimated: bool = True
-    outcome: Outcome | None = None
+    done: bool = False
+    overdue: bool = False
 
 
 def begin(what: Draining, wall: float, now: float) -> Progress:
     """Return the progress of a drain that is followed from now on; wall: now in seconds since 1970."""
-    raise NotImplementedError
+    return Progress(what, now, now, _ends(what, wall, now))
+
+
+def _ends(what: Draining, wall: float, now: float) -> float | None:
+    return None if what.deadline is None else now + max(what.deadline - wall, 0.0)
 
 
 def follow(
     running: Mapping[K, Progress], draining: Mapping[K, Draining], wall: float, now: float
 ) -> dict[K, Progress]:
-    """Return the progress of all drains: those that run go on, others begin, the rest is dropped."""
-    raise NotImplementedError
+    """Return the progress of all drains: those that run go on, others begin, the rest is dropped.
+
+    A deadline that somebody changed counts from now on.
+    """
+    return {
+        key: _go_on(running[key], what, wall, now) if key in running else begin(what, wall, now)
+        for key, what in draining.items()
+    }
+
+
+def _go_on(progress: Progress, what: Draining, wall: float, now: float) -> Progress:
+    if progress.what == what:
+        return progress
+    if progress.what.deadline == what.deadline:
+        return replace(progress, what=what)
+    return replace(progress, what=what, ends=_ends(what, wall, now), overdue=False)
 
 
 def observe(progress: Progress, seen: Seen, now: float) -> tuple[Progress, Outcome | None]:
-    """Return the progress after another look, and what is to be told or done now, if anything."""
-    raise NotImplementedError
+    """Return the progress after another look, and what is to be told or done now, if anything.
+
+    A drain is done when an exact count is 0, or when no packet was seen for `quiet` seconds.
+    """
+    last_seen = progress.last_seen
+    if seen.estimated:
+        if seen.age is not None:
+            last_seen = max(last_seen, now - max(seen.age, 0.0))
+        done = now - last_seen >= progress.what.drain.quiet
+    else:
+        if seen.remaining:
+            last_seen = now
+        done = not seen.remaining
+    late = not done and progress.ends is not None and now >= progress.ends
+    after = replace(
+        progress,
+        last_seen=last_seen,
+        remaining=seen.remaining,
+        estimated=seen.estimated,
+        done=done,
+        overdue=progress.overdue or late,
+    )
+    if done and not progress.done:
+        return after, Outcome.DONE
+    if late and not progress.overdue:
+        return after, Outcome.CUT if progress.what.drain.cut else Outcome.KEPT
+    return after, None
 
 
 def described(progress: Progress, now: float) -> dict[str, object]:
-    """Return what users are shown: remaining, estimated, seconds, quiet_in, deadline_in, outcome."""
-    raise NotImplementedError
+    """Return what users are shown: remaining, estimated, silent, deadline_in (seconds), done, overdue."""
+    return {
+        "remaining": progress.remaining,
+        "estimated": progress.estimated,
+        "silent": max(now - progress.last_seen, 0.0),
+        "deadline_in": None if progress.ends is None else max(progress.ends - now, 0.0),
+        "done": progress.done,
+        "overdue": progress.overdue,
+    }

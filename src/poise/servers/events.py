@@ -67,7 +67,7 @@ class Events:
             self._ring.append(event)
             self._counts[kind] += 1
         named = {"vip": vip, "server": server}
-        self._log.info(message, event_kind=kind.value, **{key: name for key, name in named.items() if name})
+        self._log.info(message, kind=kind.value, **{key: name for key, name in named.items() if name})
         return event
 
     def since(self, number: int = 0) -> list[dict[str, object]]:

@@ -10,6 +10,12 @@ from poise.servers.model import Mode, Policy, Server, State, Vip
 
 LEAST_SHARE: Final = 0.1  # of a server that has just come back; shares go in steps of this size
 _STEPS: Final = 10
+_NOT_READY: Final = {
+    State.DRAIN: "it drains",
+    State.MAINT: "it is in maintenance",
+    State.REMOVED: "it is removed",
+    State.CUT: "it is removed, and its connections are cut",
+}
 _LARGEST_WEIGHT: Final = 255  # struct pool has bytes for them
 
 
@@ -65,7 +71,7 @@ def choice(
     ready = [server for server in vip.servers if server.state is State.READY]
     reachable = [server for server in ready if _of(standings, server).reachable]
     usable = [server for server in reachable if _of(standings, server).usable]
-    panicking = len(usable) < len(reachable) and len(usable) < vip.panic * len(ready)
+    panicking = len(usable) < len(reachable) and len(usable) / len(ready) < vip.panic
     chosen = reachable if panicking else usable
     slow = {server.id: _slow_share(vip, _of(standings, server)) for server in chosen}
     full = _full_shares(vip, chosen, awrr)
@@ -119,3 +125,22 @@ def shown_state(server: Server, standing: Standing) -> str:
     if server.state is State.READY and standing.up is False:
         return "down"
     return server.state.value
+
+
+def fractions(choice: Choice) -> dict[int, float]:
+    """Return which part of new connections each server is meant to get, 0 to 1, by server id."""
+    whole = sum(choice.shares.values())
+    return {number: share / whole for number, share in choice.shares.items()}
+
+
+def unused_reason(server: Server, standing: Standing, choice: Choice) -> str | None:
+    """Return why a server takes no new connections, as the end of a sentence; None if it does."""
+    if server.id in choice.shares:
+        return None
+    if server.state is not State.READY:
+        return _NOT_READY[server.state]
+    if not standing.reachable:
+        return "its next hop does not answer, so it cannot be reached"
+    if standing.up is False:
+        return "its checks fail"
+    return "the choice was made before it was ready"

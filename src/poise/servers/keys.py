@@ -1,56 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must outlive a reboot: which id is which server's, and the key of the cookie; and keys of others."""
+"""Secrets: the key of the cookie, which must outlive a reboot, and those that poise.yaml names files of."""
 
 import os
 import secrets
-from dataclasses import replace
 from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
 
 from poise import durable
 from poise.errors import PoiseError
-from poise.servers.model import SERVER_IDS, Model
 
 KEY_BYTES = 16
-_LONGEST_KEY = 256  # far more than any key takes
-_MODEL = TypeAdapter(Model)
-
-
-def load_model(path: Path) -> Model:
-    """Return the model that was saved there, or an empty one; PoiseError if the file is damaged."""
-    try:
-        model = _MODEL.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return Model()
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from None
-    except ValidationError as error:
-        raise _unreadable(path, error.errors()[0]["msg"]) from None
-    if not _is_consistent(model):
-        raise _unreadable(path, "an id is there twice or out of range")
-    return model
-
-
-def _unreadable(path: Path, why: str | None) -> PoiseError:
-    return PoiseError(
-        f"cannot read the server ids in {path} ({why}): restore it from a backup, or delete it, which breaks "
-        "the connections that are open"
-    )
-
-
-def _is_consistent(model: Model) -> bool:
-    indices = [vip.index for vip in model.vips]
-    ids = [(vip.index, server.id) for vip, server in model.servers()]
-    in_range = all(0 <= server_id < SERVER_IDS for _, server_id in ids) and min(indices, default=0) >= 0
-    return in_range and len(set(indices)) == len(indices) and len(set(ids)) == len(ids)
-
-
-def save_model(path: Path, model: Model) -> None:
-    """Save the model without its keys, so that a power cut leaves the old file or the new one."""
-    # How connection ids are made is poise.yaml's alone to say, and their keys are not for everyone to read.
-    vips = tuple(replace(vip, quic_ids=()) for vip in model.vips)
-    durable.write(path, _MODEL.dump_json(Model(vips), indent=1))
+_LONGEST_TOKEN = 4096
 
 
 def load_key(path: Path) -> bytes:
@@ -85,7 +44,7 @@ def _read_secret(path: Path, what: str) -> bytes:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777
-            content = file.read(_LONGEST_KEY)
+            content = file.read(_LONGEST_TOKEN + 1)
     except OSError as error:
         raise PoiseError(f"cannot read {what} {path}: {error.strerror}") from None
     if mode & 0o077:
@@ -99,3 +58,15 @@ def _from_hexadecimal(content: bytes) -> bytes | None:
     except ValueError:
         return None
     return key if len(key) == KEY_BYTES else None
+
+
+def load_token(path: Path) -> str:
+    """Return the token in a `token_file` of poise.yaml; PoiseError if there is none or others may read it."""
+    content = _read_secret(path, "the token")
+    try:
+        token = content.decode("ascii").strip()
+    except UnicodeDecodeError:
+        token = ""
+    if not token.isprintable() or not token or len(content) > _LONGEST_TOKEN:
+        raise PoiseError(f"the token {path} is not one line of at most {_LONGEST_TOKEN} letters: write it so")
+    return token

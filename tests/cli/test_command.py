@@ -1,42 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The installed `poise` program, run as a user runs it."""
 
-import json
 import os
+import re
 import signal
 import socket as sockets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from importlib.metadata import version
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
-from tests.api.serving import ListController, serving
+from tests.cli.program import POISE, poise
 
-POISE = Path(sys.executable).with_name("poise")
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 NOBODY = 65534
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ListController]:
-    """A running API with its socket in POISE_SOCKET, and 50 servers."""
-    socket = tmp_path_factory.mktemp("cli") / "poise.sock"
-    controller = ListController()
-    for number in range(1, 51):
-        controller.add("web", f"web{number}", IPv4Address(f"10.0.0.{number}"), 8080)
-    with serving(socket, controller), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POISE_SOCKET", str(socket))
-        yield controller
-
-
-def poise(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """What `poise` with these arguments prints, and its exit status."""
-    return subprocess.run([POISE, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_version() -> None:
@@ -56,47 +36,47 @@ def test_version() -> None:
         ("servers", "add", "2001:db8::1"),
         ("servers", "add", "[2001:db8::1]"),
         ("servers", "add", "10.0.0.1:80", "--weight", "0"),
-        ("servers", "list", "-o", "yaml"),
+        ("servers", "list", "-o", "text"),
+        ("servers", "list", "--vpi", "web"),
+        ("servers", "why", "10.0.0.1:1", "web"),
+        ("servers", "why", "10.0.0.1:1"),
+        ("events", "--since", "-1"),
         ("bench", "decision", "--flows", "1,many"),
         ("bench", "decision", "--flows", "0"),
     ],
 )
 def test_usage_errors(arguments: tuple[str, ...]) -> None:
-    """A command that is written wrongly ends with 2, a hint on stderr and nothing on stdout."""
+    """A command that is written wrongly ends with 2, and with one sentence on stderr that names the help."""
     done = poise(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "Error: " in done.stderr
-    assert "Traceback" not in done.stderr
+    [sentence] = done.stderr.splitlines()
+    assert re.fullmatch(r"poise: [a-z].*, see `poise[a-z ]* --help`", sentence)
 
 
-def test_check_of_a_valid_file() -> None:
-    """A valid configuration is confirmed with what it has."""
-    file = EXAMPLES / "minimal.yaml"
-    assert poise("check", "-c", file).stdout == f"{file}: ok, 1 VIP, 2 servers\n"
-    assert json.loads(poise("check", "-c", file, "-o", "json").stdout) == {"ok": True, "mistakes": []}
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("servers", "list", "--vpi", "x"),
+            "no such option --vpi: did you mean --vip?, see",
+        ),
+        (("counters", "-o", "xml"), "invalid value for '-o' / '--output': 'xml' is not one of 'table'"),
+        (("servers", "drain"), "missing argument 'NAME'"),
+        (("servers", "why", "web", "a"), "invalid value for SRC:PORT: web is not ADDRESS:PORT, like"),
+        (("fly",), "no such command 'fly'"),
+    ],
+)
+def test_sentences_of_usage_errors(arguments: tuple[str, ...], sentence: str) -> None:
+    """The sentence says what is wrong and, where it can be told, what was meant."""
+    assert poise(*arguments).stderr.startswith(f"poise: {sentence}")
 
 
-def test_check_of_mistakes(tmp_path: Path) -> None:
-    """Mistakes are printed one a line after file and line, or as JSON, and end with 1."""
-    file = tmp_path / "poise.yaml"
-    file.write_text("interfaces: [eth0]\nvips:\n  - {address: 10.0.0.1, port: 0, servers: []}\n  - 1\n")
-    text = poise("check", "-c", file)
-    assert (text.returncode, text.stderr) == (1, "")
-    first, second = text.stdout.splitlines()
-    assert first.startswith(f"{file}:3: port 0 is out of range")
-    assert second.startswith(f"{file}:4: a VIP must have keys")
-    structured = poise("check", "-c", file, "-o", "json")
-    assert (structured.returncode, structured.stderr) == (1, "")
-    answer = json.loads(structured.stdout)
-    assert answer["ok"] is False
-    assert [f"{m['file']}:{m['line']}: {m['message']}" for m in answer["mistakes"]] == [first, second]
-
-
-def test_check_without_a_file() -> None:
-    """A file that is not there is one sentence, or one mistake without a line."""
-    assert poise("check", "-c", "absent.yaml").stdout == "absent.yaml: there is no such file\n"
-    [mistake] = json.loads(poise("check", "-c", "absent.yaml", "-o", "json").stdout)["mistakes"]
-    assert mistake == {"file": "absent.yaml", "line": None, "message": "there is no such file"}
+@pytest.mark.parametrize("arguments", [(), ("servers",), ("vips",), ("bench",)])
+def test_nothing_to_do(arguments: tuple[str, ...]) -> None:
+    """A command that lacks a verb ends with its help on stderr, and with 2."""
+    done = poise(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: poise ")
 
 
 @pytest.mark.parametrize("command", ["up", "down"])
@@ -143,59 +123,6 @@ def test_failure_of_the_daemon(tmp_path: Path) -> None:
     assert done.stderr.startswith("poise: no interface absent0")
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "socket").exists()
-
-
-@pytest.mark.usefixtures("running")
-def test_list() -> None:
-    """A list has one line a server under the names of its columns, however narrow the screen would be."""
-    header, *rows = poise("servers", "list").stdout.splitlines()
-    columns = ["vip", "name", "address", "port", "id", "weight", "state", "reachable"]
-    assert header.split()[:8] == columns
-    assert len(rows) == 50
-    assert rows[6].split() == ["web", "web7", "10.0.0.7", "8080", "6", "1", "ready", "yes", "0", "0", "0"]
-
-
-def test_list_for_programs(running: ListController) -> None:
-    """As JSON, a list is the array of the API."""
-    assert json.loads(poise("servers", "list", "-o", "json").stdout) == running.rows
-
-
-def test_changes(running: ListController) -> None:
-    """Each change tells in a sentence what it did, and reaches the running poise."""
-    told = [
-        poise("servers", "add", "10.0.1.1:8080", "--name", "new", "--vip", "shop"),
-        poise("servers", "add", "[2001:DB8::1]:8080", "--weight", "9"),
-        poise("servers", "drain", "new"),
-        poise("servers", "remove", "new", "--vip", "shop"),
-        poise("servers", "remove", "new", "--now"),
-    ]
-    assert [done.stdout for done in told] == [
-        "new (10.0.1.1:8080) gets new connections of VIP shop\n",
-        "[2001:db8::1]:8080 ([2001:db8::1]:8080) gets new connections of VIP web\n",
-        "new gets no new connections of VIP shop, those it has go on\n",
-        "new is removed from VIP shop, connections it still has go on\n",
-        "new is removed from VIP shop, and its connections are cut\n",
-    ]
-    assert running.rows.pop()["weight"] == 9
-    assert running.rows.pop()["state"] == "cut"
-
-
-def test_changes_for_programs(running: ListController) -> None:
-    """As JSON, each change prints the server as it now is."""
-    for arguments, state in [
-        (("add", "10.0.1.1:8080"), "ready"),
-        (("drain", "10.0.1.1:8080"), "drain"),
-        (("remove", "10.0.1.1:8080"), "removed"),
-    ]:
-        server = json.loads(poise("servers", *arguments, "-o", "json").stdout)
-        assert server == running.rows[-1] | {"state": state}
-    running.rows.pop()
-
-
-def test_counters(running: ListController) -> None:
-    """Counters are a table of name and number, or one JSON object."""
-    assert poise("counters").stdout.split() == ["counter", "value", "packets", "0", "new_connections", "0"]
-    assert json.loads(poise("counters", "-o", "json").stdout) == running.counted
 
 
 @pytest.mark.usefixtures("running")
@@ -269,7 +196,7 @@ def test_log_for_files() -> None:
     """A log that goes to a file has one line of key=value pairs an event, in the order time, level, event."""
     program = """
 import structlog
-from poise.cli_log import set_up_log
+from poise.cli.log import set_up_log
 set_up_log()
 structlog.get_logger().warning("server is unreachable", server="web1")
 """
