@@ -140,11 +140,7 @@ def flags_for(direct: Iterable[object], links: Mapping[int, Link]) -> int:
     return (ASKS_DIRECT if any(True for _ in direct) else 0) | (ASKS_LINKS if links else 0)
 
 
-<<<<<<< HEAD
 def desired(vip: Vip, chosen: Choice, hops: Mapping[Address, Hop], key: bytes, flags: int = 0) -> VipTables:
-=======
-def desired(vip: Vip, choice: Choice, hops: Mapping[Address, Hop], key: bytes, flags: int = 0) -> VipTables:
->>>>>>> wt-control
     """Return what the tables should hold of a VIP.
 
     chosen: who takes new connections. hops: by server address; a server without one cannot be sent to.
@@ -258,15 +254,7 @@ def _pool(chosen: Choice) -> Pool:
 def _quic_rows(vip: Vip) -> Records:
     rows = np.zeros(quic.CODEPOINTS, QUIC_CONFIG)
     for row, config in quic.configs(vip).items():
-<<<<<<< HEAD
         rows[row % quic.CODEPOINTS] = tuple(config[name] for name in QUIC_CONFIG.names or ())
-=======
-        rows[row % quic.CODEPOINTS] = (
-            config["algorithm"],
-            config["server_id_length"],
-            config["nonce_length"],
-        )
->>>>>>> wt-control
     return rows
 
 
