@@ -8,14 +8,17 @@ from importlib.resources import as_file, files
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
+import numpy as np
+
 from poise.kernel.libbpf import Object
 from poise.kernel.maps import Map
-from poise.servers import tables
-from poise.servers.apply import carry_out
 from poise.servers.connections import Connections
+from poise.servers.contents import carry_out, shape_of
 from poise.servers.model import SERVER_IDS, Address, Hop, Link, Model, State, Vip
 from poise.servers.pick import Live, Pool
-from poise.servers.tables import Shape, Tables, Write
+from poise.servers.plan import plan, singles
+from poise.servers.rows import of_model
+from poise.servers.tables import Present, Write
 from tests.bpf.packets import End
 from tests.bpf.services import TOKEN
 
@@ -83,8 +86,7 @@ class Balancer:
         }
         self._maps = {name: self._object.map(name) for name in MAPS}
         self.connections = Connections(self._map("connections"), self._object.program("sweep"))
-        self._present = Tables()
-        self._shape = Shape(self._map("vips").max_entries, self._map("origins").max_entries)
+        self._present = Present.empty(shape_of(self._maps))
         self.remember_in(HANDSHAKE_ROWS)
 
     def close(self) -> None:
@@ -115,17 +117,20 @@ class Balancer:
         links: Mapping[int, Link] | None = None,
     ) -> Generator[Write, None, None]:
         """Do the same step by step: yields each write when it is done; if closed, does the rest."""
-        present, shape = self._present, self._shape
-        wanted = tables.desired(model, hops, direct, links or {}, key=key, present=present, shape=shape)
-        steps = iter(tables.plan(present, wanted))
+        present, links = self._present, links or {}
+        changes = dict.fromkeys(present.indices()) | of_model(model, hops, key, direct, links)
+        steps = singles(plan(present, changes, links=links, direct=direct))
         try:
             for step in steps:
-                carry_out(step, self._maps)
+                self._write(step)
                 yield step
         finally:
             for step in steps:
-                carry_out(step, self._maps)
-            self._present = wanted
+                self._write(step)
+
+    def _write(self, step: Write) -> None:
+        carry_out(step, self._maps)
+        self._present.note(step)
 
     def start_afresh(self) -> None:
         """Forget handshakes, flows, fragments and what was spent; each VIP's first server is the next."""
@@ -143,7 +148,7 @@ class Balancer:
 
     def forget_clocks(self) -> None:
         """Forget what was seen of the servers' clocks."""
-        self._map("server_clocks").update([(row, {}) for row in self._present.servers])
+        self._map("server_clocks").clear(np.flatnonzero(self._present.servers["state"]))
 
     def age_fragments(self, by: int) -> None:
         """Have all first fragments come earlier, in units of the program's coarse_time()."""
