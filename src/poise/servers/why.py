@@ -3,18 +3,18 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from random import Random
 from typing import Final
 
+from poise.servers import maglev
 from poise.servers.model import Mode, Policy, Protocol, Server, State, Vip
-from poise.servers.pick import pick
+from poise.servers.pick import Live, Pool, pick, random_number
 from poise.servers.schedule import schedule
 from poise.servers.standing import UNKNOWN, Choice, Standing, fractions, shown_state, unused_reason
 
 NO_SERVER: Final = 0xFFFF  # WATCH_NO_SERVER of contract.h
-_DRAWS: Final = 4096  # of random numbers, for the chances of a policy that draws servers
+_DRAWS: Final = 4096  # sequence numbers that are tried, for the chances of a policy that draws servers
 _BY_HASH: Final = (Policy.HASH, Policy.MAGLEV)
 _BY_DRAW: Final = (Policy.POWER_OF_TWO, Policy.PREQUAL)
 _RULES: Final = {
@@ -59,14 +59,6 @@ _REASONS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Live:
-    """A server's load in effect, per weight, as struct live has it; latency in microseconds, 0 if unknown."""
-
-    load: int = 0
-    latency: int = 0
-
-
 def explain(
     vip: Vip,
     client: str,
@@ -98,7 +90,7 @@ def explain(
                 "state": shown_state(server, standing),
                 "share": parts.get(server.id, 0.0),
                 "chance": chance,
-                "load": lives[server.id].load if server.id in lives else None,
+                "load": lives[server.id].in_effect if server.id in lives else None,
                 "reason": reason,
             }
         )
@@ -120,15 +112,15 @@ def _chances(
     """Return by server id with which chance a new connection goes there; without those that have none."""
     if not choice.shares:
         return {}
-    pool = (tuple(choice.shares), tuple(choice.weights.values()), schedule(choice.shares))
-    known = {number: lives.get(number, Live()) for number in choice.shares}
-    numbers = Random(0)  # noqa: S311  # no secret: the same question gets the same answer
+    rows = maglev.table(choice.weights) if policy is Policy.MAGLEV else ()
+    pool = Pool(sorted(choice.shares), schedule(choice.shares), rows, choice.hot_above)
+    sequence_numbers = Random(0)  # noqa: S311  # no secret: the same question gets the same answer
     draws = _DRAWS if policy in _BY_DRAW else 1
-    counts: Counter[int] = Counter()
-    for _ in range(draws):
-        server = pick(policy, pool, known, hash=flow, turn=turn, random=numbers.getrandbits(64))
-        if server is not None:
-            counts[server] += 1
+    picked = (
+        pick(policy, pool, lives, hash=flow, turn=turn, random=random_number(flow, isn))
+        for isn in (sequence_numbers.getrandbits(32) for _ in range(draws))
+    )
+    counts = Counter(server for server in picked if server is not None)
     return {server: count / draws for server, count in counts.items()}
 
 
