@@ -12,13 +12,11 @@
 #include "poise/fragments.h"
 #include "poise/icmp.h"
 #include "poise/parse.h"
-#include "poise/samples.h"
 #include "poise/slowpath.h"
 #include "poise/stats.h"
 #include "poise/tables.h"
 #include "poise/tcp.h"
 #include "poise/udp.h"
-#include "poise/watches.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

@@ -75,6 +75,37 @@ static __always_inline __u32 server_of_connection(__u64 who)
 	return (__u16)(who >> 16);
 }
 
+/*
+ * Rows of servers that lost a connection under the lock of a row: no table may be looked up there, so
+ * they are counted behind it: one of the same ends, the one whose slot is reused, and
+ * one whose place in the index is.
+ */
+#define NOBODY 0xffffffff
+
+struct lost {
+	__u32 of_ends;
+	__u32 of_slot;
+	__u32 of_place;
+};
+
+/* The row of a connection's server if it is not over, else NOBODY. */
+static __always_inline __u32 open_at(const struct connection_row *row, __u32 slot)
+{
+	__u64 who = row->connections[slot % ROW_SLOTS].who;
+
+	if (!(who & CONNECTION_USED) || is_over(who))
+		return NOBODY;
+	return server_row(row->origins[slot % ROW_SLOTS].flow.vip, server_of_connection(who));
+}
+
+static __always_inline void count_open(__u32 server, int change)
+{
+	struct counted *counted = bpf_map_lookup_elem(&open_connections, &server);
+
+	if (counted)
+		__sync_fetch_and_add(&counted->open, change);
+}
+
 /* Where in the index a connection stands: in a line, from a place on, under a tag. */
 static __always_inline __u32 index_place(__u32 fingerprint, __u32 step)
 {
@@ -144,7 +175,8 @@ static __always_inline void remove_from_index(struct connection_row *row, __u32 
 }
 
 /* In place of one that is not established, if the line is full; false if all of it are. */
-static __always_inline bool put_into_index(struct connection_row *row, __u32 fingerprint, __u32 slot)
+static __always_inline bool put_into_index(struct connection_row *row, __u32 fingerprint, __u32 slot,
+					   struct lost *lost)
 {
 	for (__u32 step = 0; step < LINE_PLACES; step++) {
 		__u32 at = index_place(fingerprint, step);
@@ -159,6 +191,7 @@ static __always_inline bool put_into_index(struct connection_row *row, __u32 fin
 		struct connection *other = &row->connections[row->index[at] % ROW_SLOTS];
 
 		if (!(other->who & CONNECTION_ESTABLISHED)) {
+			lost->of_place = open_at(row, row->index[at]);
 			other->who = 0;
 			row->index[at] = index_entry(fingerprint, slot);
 			return true;
@@ -175,7 +208,7 @@ static __always_inline void put_into_queue(struct connection_row *row, __u32 slo
 }
 
 /* The slot that has been free for the longest time; what was there is forgotten. */
-static __always_inline int reuse_slot(struct connection_row *row, __u32 fingerprint)
+static __always_inline int reuse_slot(struct connection_row *row, __u32 fingerprint, struct lost *lost)
 {
 	__u32 slot = ROW_SLOTS;
 	__u64 who;
@@ -200,8 +233,19 @@ static __always_inline int reuse_slot(struct connection_row *row, __u32 fingerpr
 	who = row->connections[slot].who;
 	if (who)
 		remove_from_index(row, who >> 32, slot);
+	lost->of_slot = open_at(row, slot);
 	row->connections[slot].who = 0;
-	return put_into_index(row, fingerprint, slot) ? slot : NO_SLOT;
+	return put_into_index(row, fingerprint, slot, lost) ? slot : NO_SLOT;
+}
+
+static __always_inline void count_lost(const struct lost *lost)
+{
+	if (lost->of_ends != NOBODY)
+		count_open(lost->of_ends, -1);
+	if (lost->of_slot != NOBODY)
+		count_open(lost->of_slot, -1);
+	if (lost->of_place != NOBODY)
+		count_open(lost->of_place, -1);
 }
 
 /*
@@ -213,6 +257,7 @@ __attribute__((noinline)) int open_connection(const struct flow *flow, __u64 has
 {
 	struct connection_row *row = connection_row(hash);
 	__u32 fingerprint = hash >> 32, now = coarse_time();
+	struct lost lost = { NOBODY, NOBODY, NOBODY };
 	struct connection *connection;
 	__u64 who;
 	int slot;
@@ -221,6 +266,8 @@ __attribute__((noinline)) int open_connection(const struct flow *flow, __u64 has
 		return NO_SLOT;
 	bpf_spin_lock(&row->lock);
 	slot = find_in(row, fingerprint, FIND_SERVER, server);
+	if (slot >= 0)
+		lost.of_ends = open_at(row, slot);
 	if (slot >= 0 && !(row->connections[slot % ROW_SLOTS].who & CONNECTION_ESTABLISHED)) {
 		/* Free already, and perhaps the next to be reused: too soon for a new connection. */
 		remove_from_index(row, fingerprint, slot);
@@ -228,10 +275,11 @@ __attribute__((noinline)) int open_connection(const struct flow *flow, __u64 has
 		slot = NO_SLOT;
 	}
 	if (slot < 0)
-		slot = reuse_slot(row, fingerprint);
+		slot = reuse_slot(row, fingerprint, &lost);
 	barrier_var(slot);
 	if (slot < 0 || slot >= ROW_SLOTS) {
 		bpf_spin_unlock(&row->lock);
+		count_lost(&lost);
 		return NO_SLOT;
 	}
 	connection = &row->connections[slot];
@@ -250,6 +298,8 @@ __attribute__((noinline)) int open_connection(const struct flow *flow, __u64 has
 	connection->who = (__u64)fingerprint << 32 | server << 16 | CONNECTION_USED | (who & CONNECTION_ESTABLISHED) |
 			  flags;
 	bpf_spin_unlock(&row->lock);
+	count_open(server_row(flow->vip, server), 1);
+	count_lost(&lost);
 	return slot;
 }
 
@@ -257,9 +307,11 @@ __attribute__((noinline)) int open_connection(const struct flow *flow, __u64 has
 static __always_inline void change_in(struct connection_row *row, __u32 fingerprint, __u32 slot, __u32 set, __u32 clear)
 {
 	struct connection *connection = &row->connections[slot % ROW_SLOTS];
+	__u32 before, after;
 	__u64 who;
 
 	bpf_spin_lock(&row->lock);
+	before = open_at(row, slot);
 	who = connection->who;
 	if (belongs_to(who, fingerprint)) {
 		who = (who | set) & ~(__u64)clear;
@@ -272,7 +324,14 @@ static __always_inline void change_in(struct connection_row *row, __u32 fingerpr
 			connection->taken = false;
 		}
 	}
+	after = open_at(row, slot);
 	bpf_spin_unlock(&row->lock);
+	if (before == after)
+		return;
+	if (before != NOBODY)
+		count_open(before, -1);
+	if (after != NOBODY)
+		count_open(after, 1);
 }
 
 __attribute__((noinline)) int change_connection(__u64 hash, __u32 slot, __u32 set, __u32 clear)
@@ -282,6 +341,14 @@ __attribute__((noinline)) int change_connection(__u64 hash, __u32 slot, __u32 se
 	if (row)
 		change_in(row, hash >> 32, slot % ROW_SLOTS, set, clear);
 	return 0;
+}
+
+/* Closes the connection of a flow with a server; for connections that are reset from here. */
+__attribute__((noinline)) int close_connection(__u64 hash, __u32 server)
+{
+	int slot = find_slot(hash, FIND_SERVER, server);
+
+	return slot < 0 ? 0 : change_connection(hash, slot, CONNECTION_CLOSED, 0);
 }
 
 /* What TC's test run of `sweep` gets instead of a packet. */

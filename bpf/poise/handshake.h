@@ -121,13 +121,23 @@ static __always_inline bool handshake_answer(struct handshake_row *row, __u64 ha
 	return true;
 }
 
+/* Whether the server's reset with this acknowledgement answers a SYN: it refuses the connection. */
+static __always_inline bool handshake_refused(__u64 hash, __u32 server, __u32 ack)
+{
+	struct handshake_row *row = handshake_row(hash);
+	struct handshake seen;
+
+	return handshake_find(row, hash, &seen) && seen.server == server &&
+	       !(seen.flags & (HANDSHAKE_ANSWERED | HANDSHAKE_ACCEPTED)) && ack - 1 - row->isn[seen.way] <= SYN_DATA_MAX;
+}
+
 /* Notes that a connection has no timestamps after all: its SYN-ACK, from this server, has none. */
 static __always_inline void handshake_plain(struct handshake_row *row, __u64 hash, __u32 server)
 {
 	struct handshake seen;
 
 	if (handshake_find(row, hash, &seen) && seen.server == server)
-		row->who[seen.way] |= HANDSHAKE_PLAIN;
+		row->who[seen.way] |= HANDSHAKE_PLAIN | HANDSHAKE_ACCEPTED;
 }
 
 /*

@@ -39,9 +39,14 @@ static __always_inline bool is_near(__u32 number, __u32 expected, __u32 distance
 	return number - expected + distance < 2 * distance;
 }
 
+static __always_inline __u32 tcp_flags(const struct packet *packet)
+{
+	return ((const __u8 *)packet->tcp)[13];
+}
+
 static __always_inline __u32 about(const struct packet *packet, const int family, const struct timestamp *timestamp)
 {
-	__u32 flags = ((const __u8 *)packet->tcp)[13];
+	__u32 flags = tcp_flags(packet);
 
 	return (ip_length(packet, family) & 0xffff) | flags << ABOUT_FLAGS | (timestamp ? ABOUT_TIMESTAMP : 0);
 }
@@ -167,12 +172,26 @@ __attribute__((noinline)) __u64 answer_connection(__u64 hash, __u32 server, __u3
 	return cookie_stamp(stamp, hash, slot, flags & TCP_SYN);
 }
 
+/* Whether the server's reset with this acknowledgement answers a SYN: it refuses the connection. */
+static __always_inline bool connection_refused(__u64 hash, __u32 server, __u32 ack)
+{
+	struct connection_row *row = connection_row(hash);
+	int slot = find_slot(hash, FIND_SERVER, server);
+	struct connection *connection;
+
+	if (!row || slot < 0)
+		return false;
+	connection = &row->connections[slot % ROW_SLOTS];
+	return !(connection->who & (CONNECTION_ANSWERED | CONNECTION_ESTABLISHED)) &&
+	       ack - 1 - connection->isn <= SYN_DATA_MAX;
+}
+
 /*
  * The server of a SYN. One that is repeated goes to the same server while that takes connections; any
  * other SYN is a new connection, and nothing is forgotten for it but what is over.
  */
 static __always_inline int place_connection(const struct packet *packet, const int family, const struct vip *vip,
-					    __u64 hash, bool has_timestamp, bool *connects)
+					    __u64 hash, bool has_timestamp, enum reason *reason)
 {
 	struct connection_row *row = connection_row(hash);
 	__u32 isn = bpf_ntohl(packet->tcp->seq);
@@ -187,6 +206,7 @@ static __always_inline int place_connection(const struct packet *packet, const i
 		id = server_of_connection(connection->who);
 		if (may_connect(vip, id)) {
 			count(EVENT_SYN_RETRANSMITTED);
+			*reason = REASON_REPEATED_SYN;
 			connection->packets_to_server++;
 			connection->bytes_to_server += ip_length(packet, family);
 			return id;
@@ -204,7 +224,7 @@ static __always_inline int place_connection(const struct packet *packet, const i
 		return NO_ROOM;
 	row->connections[slot % ROW_SLOTS].packets_to_server = 1;
 	row->connections[slot % ROW_SLOTS].bytes_to_server = ip_length(packet, family);
-	*connects = true;
+	*reason = REASON_POLICY;
 	return id;
 }
 
@@ -228,9 +248,8 @@ static __always_inline int follow_segment(const struct packet *packet, const int
  * returns what the TCP checksum owes for it.
  */
 static __always_inline __u64 answer_segment(const struct packet *packet, const int family, const struct vip *vip,
-					    __u32 server, struct timestamp *timestamp)
+					    __u64 hash, __u32 server, struct timestamp *timestamp)
 {
-	__u64 hash = hash_to(vip, packet, family);
 	__u32 ack = bpf_ntohl(packet->tcp->ack_seq), seq = bpf_ntohl(packet->tcp->seq);
 	__u32 stamp = timestamp ? bpf_ntohl(timestamp->tsval) : seq + 1;
 	__u32 of_packet = about(packet, family, timestamp);

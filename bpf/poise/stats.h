@@ -37,7 +37,7 @@ static __always_inline void count(enum event event)
 	with_event(event, 0);
 }
 
-static __always_inline void count_traffic(__u32 server, __u32 bytes, bool connects)
+static __always_inline void count_traffic(__u32 server, __u32 bytes, enum reason reason)
 {
 	struct traffic *sum = bpf_map_lookup_elem(&traffic, &server);
 
@@ -45,6 +45,8 @@ static __always_inline void count_traffic(__u32 server, __u32 bytes, bool connec
 		return;
 	sum->packets++;
 	sum->bytes += bytes;
-	if (connects)
+	if (reason == REASON_POLICY)
 		sum->connections++;
+	else if (reason == REASON_REPEATED_SYN)
+		sum->repeats++;
 }

@@ -8,8 +8,10 @@
 #include "quic.h"
 #include "reply.h"
 #include "rewrite.h"
+#include "samples.h"
 #include "select.h"
 #include "too_big.h"
+#include "watches.h"
 
 /* Whether packets of this server's old flows are still sent to it. */
 static __always_inline bool keeps_flows(const struct vip *vip, __u32 id)
@@ -22,23 +24,29 @@ static __always_inline bool keeps_flows(const struct vip *vip, __u32 id)
 
 /* The server of a datagram that names none: as remembered, else by hash and remembered from then on. */
 static __always_inline int follow_flow(const struct packet *packet, const int family, const struct vip *vip, __u64 hash,
-				       bool *is_new)
+				       enum reason *reason)
 {
 	struct flow flow = flow_from(vip, packet, family);
 	__u32 *server;
 	int id;
 
+	*reason = REASON_HASH;
 	if (vip->mode == MODE_COOKIELESS)
 		return select_by_hash(vip, hash);
 	server = bpf_map_lookup_elem(&flows, &flow);
-	if (server && keeps_flows(vip, *server))
+	if (server && keeps_flows(vip, *server)) {
+		*reason = REASON_FLOW;
 		return *server;
+	}
 	id = select_by_hash(vip, hash);
+	if (id == NO_SERVER || !may_begin_flow())
+		return id;
+	if (looks_at_load(vip))
+		id = select_by_load(vip, hash, 0);
 	if (id == NO_SERVER)
 		return NO_SERVER;
-	*is_new = may_begin_flow();	/* otherwise its next packet would count again */
-	if (*is_new)
-		remember_flow(&flow, id);
+	*reason = REASON_POLICY;	/* only if remembered: otherwise its next packet would count again */
+	remember_flow(&flow, id);
 	return id;
 }
 
@@ -66,8 +74,9 @@ static __always_inline int udp_to_server(struct xdp_md *ctx, struct packet *pack
 {
 	struct server *server;
 	const void *address;
-	bool is_new = false;
+	enum reason reason = REASON_QUIC_ID;
 	__u32 server_at;
+	__u64 hash;
 	int id;
 
 	if (!udp_fits(packet, family))
@@ -75,9 +84,11 @@ static __always_inline int udp_to_server(struct xdp_md *ctx, struct packet *pack
 	if (hop_limit(packet, family) <= 1)
 		return with_event(EVENT_DROP_TTL_EXPIRED, XDP_DROP);
 
+	hash = hash_from(vip, packet, family);
 	id = follow_connection_id(packet, vip);
 	if (id == NO_SERVER)
-		id = follow_flow(packet, family, vip, hash_from(vip, packet, family), &is_new);
+		id = follow_flow(packet, family, vip, hash, &reason);
+	tell_watch(ctx, packet, family, vip, id, reason);
 	if (id == NO_SERVER)
 		return with_event(EVENT_DROP_NO_SERVER, XDP_DROP);
 	server_at = server_row(vip->index, id);
@@ -95,7 +106,9 @@ static __always_inline int udp_to_server(struct xdp_md *ctx, struct packet *pack
 		remember_fragment(ctx, packet, family, &way);
 	}
 
-	count_traffic(server_at, ip_length(packet, family), is_new);
+	if (is_sampled(hash, server))
+		sample_flow(hash, server_at, reason == REASON_POLICY ? SAMPLE_BEGUN : 0);
+	count_traffic(server_at, ip_length(packet, family), reason);
 	rewrite_end(packet, family, IPPROTO_UDP, TARGET, address, server->port, 0);
 	return send_to_server(ctx, packet, server);
 }

@@ -26,6 +26,7 @@ MAPS = (
 )
 HANDSHAKE_ROWS = 1024
 FLOW_RATE = 1000  # per second and CPU
+SAMPLE_MASK = 63
 RESET_COPIES_PER_SECOND = 20000  # of contract.h
 BUDGETS = ("reset_copies", "flows", "icmp_copies", "too_big")  # its enum budgets, which no type names in BTF
 
@@ -146,7 +147,8 @@ class Balancer:
 
     def remember_in(self, rows: int) -> None:
         """Use so many rows of the handshake table, a power of two up to HANDSHAKE_ROWS."""
-        self._map("settings").set(0, {"token": TOKEN, "handshake_mask": rows - 1, "flow_rate": FLOW_RATE})
+        settings = {"token": TOKEN, "handshake_mask": rows - 1, "flow_rate": FLOW_RATE}
+        self._map("settings").set(0, settings | {"sample_mask": SAMPLE_MASK})
 
     def slots(self) -> tuple[list[int], list[int]]:
         """Return the slots in the queue of the table's row, oldest first, and those that are not in it."""

@@ -253,4 +253,7 @@ def test_counts_connections_packets_and_bytes_of_a_server(balancer: Balancer) ->
         "connections": 1,
         "packets": 4,
         "bytes": sum(len(frame) - 14 for frame in frames),
+        "repeats": 1,
+        "answers": 0,
+        "resets": 0,
     }

@@ -76,6 +76,7 @@ _SYN, _ACK = 0x02, 0x10
 _TCP, _UDP = 6, 17
 _FRAME = 66  # bytes, that the generator can write a whole TCP header into any of them
 _FLOW_RATE = 10_000  # per second, as poise.yaml has it by default
+_SAMPLE_MASK = 63  # likewise
 
 
 def run(flows: list[int]) -> list[dict[str, object]]:
@@ -176,6 +177,7 @@ def _fill(balancer: Object, ifindex: int) -> None:
             "handshake_mask": rows - 1,
             "flow_rate": _FLOW_RATE,
             "connection_mask": balancer.map("connections").max_entries - 1,
+            "sample_mask": _SAMPLE_MASK,
         },
     )
 
