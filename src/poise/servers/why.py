@@ -3,13 +3,13 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from random import Random
 from typing import Final
 
-from poise.servers import maglev
+from poise.servers import maglev, pick
 from poise.servers.model import Mode, Policy, Protocol, Server, State, Vip
-from poise.servers.pick import Live, Pool, pick, random_number
 from poise.servers.schedule import schedule
 from poise.servers.standing import UNKNOWN, Choice, Standing, fractions, shown_state, unused_reason
 
@@ -59,6 +59,14 @@ _REASONS: Final = {
 }
 
 
+@dataclass(frozen=True)
+class Live:
+    """A server's load in effect, per weight; latency in microseconds per weight, 0 if unknown."""
+
+    load: int = 0
+    latency: int = 0
+
+
 def explain(
     vip: Vip,
     client: str,
@@ -90,7 +98,7 @@ def explain(
                 "state": shown_state(server, standing),
                 "share": parts.get(server.id, 0.0),
                 "chance": chance,
-                "load": lives[server.id].in_effect if server.id in lives else None,
+                "load": lives[server.id].load if server.id in lives else None,
                 "reason": reason,
             }
         )
@@ -113,11 +121,12 @@ def _chances(
     if not choice.shares:
         return {}
     rows = maglev.table(choice.weights) if policy is Policy.MAGLEV else ()
-    pool = Pool(sorted(choice.shares), schedule(choice.shares), rows, choice.hot_above)
+    pool = pick.Pool(sorted(choice.shares), schedule(choice.shares), rows, choice.hot_above)
+    loads = {server: pick.Live(live.load, latency=live.latency) for server, live in lives.items()}
     sequence_numbers = Random(0)  # noqa: S311  # no secret: the same question gets the same answer
     draws = _DRAWS if policy in _BY_DRAW else 1
     picked = (
-        pick(policy, pool, lives, hash=flow, turn=turn, random=random_number(flow, isn))
+        pick.pick(policy, pool, loads, hash=flow, turn=turn, random=pick.random_number(flow, isn))
         for isn in (sequence_numbers.getrandbits(32) for _ in range(draws))
     )
     counts = Counter(server for server in picked if server is not None)
