@@ -110,8 +110,8 @@ def exposition(snapshot: Snapshot, vip: str | None = None) -> bytes:
     servers = len(snapshot["servers"])
     if servers > MOST_SERVERS:
         raise PoiseError(
-            f"the metrics of {servers:,} servers are too many for one answer, which may have {MOST_SERVERS:,}: "
-            "ask for those of each VIP, by /metrics?vip=NAME"
+            f"the metrics of {servers:,} servers are too many for one answer, which may have "
+            f"{MOST_SERVERS:,}: ask for those of each VIP, by /metrics?vip=NAME"
         )
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot(snapshot))
