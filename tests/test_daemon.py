@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from poise import config, daemon
+from poise import daemon
 from poise.errors import PoiseError
 from poise.kernel import features
 from tests.kernel.programs import loaded
@@ -215,7 +215,7 @@ def test_a_kernel_that_lacks_something_is_named(site: Site, monkeypatch: pytest.
     lacking = features.Feature("time travel", "Linux 99", map=999)
     monkeypatch.setattr(features, "REQUIRED", (*features.REQUIRED, lacking))
     with site.here.enter(), pytest.raises(PoiseError, match=r"^the kernel lacks time travel: "):
-        anyio.run(daemon.up, config.load(site.configuration))
+        anyio.run(daemon.up, site.configuration)
     assert site.footprint() == before
 
 
@@ -223,7 +223,7 @@ def test_damaged_ids_are_refused_and_kept(untouched: Site) -> None:
     """With a file of ids that cannot be read nothing is started; and `poise down` does not need it."""
     site = untouched
     site.running().stop()
-    file = site.state / "servers.json"
+    file = site.state / "servers.db"
     file.write_text("{")
     assert site.refusal().startswith(f"cannot read the server ids in {file} (")
     assert "detached from eth0" in site.poise("down").stdout

@@ -20,8 +20,8 @@ enum limits {
 	MAX_VIPS = 512,
 	DEFAULT_VIPS = 64,
 	VIP_ROWS_SHIFT = 3,	/* rows of the tables of ends for a VIP, as powers of two: its own end, */
-	ORIGIN_ROWS_SHIFT = 10,	/* and those of its servers */
-	PROBES = 8,		/* rows of these two in which an end may stand, see tables.h */
+	ORIGIN_ROWS_SHIFT = 11,	/* and those of its servers */
+	PROBES = 16,		/* rows of these two in which an end may stand, see tables.h */
 	SERVER_IDS = 512,	/* per VIP: the cookie has nine bits */
 	MAX_SCHEDULE = 4096,	/* turns in which a pool's servers take connections */
 	MAGLEV_ROWS = 16381,	/* a prime */

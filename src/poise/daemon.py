@@ -222,7 +222,7 @@ async def _reload(service: Service) -> None:
 
 
 async def _attempt(what: Callable[[], None]) -> None:
-    """Do something in a thread; what the kernel or a full disk refuses is logged, and tried again next time."""
+    """Do something in a thread; what the kernel or a full disk refuses is logged: the next time may be better."""
     try:
         await to_thread.run_sync(what)
     except PoiseError as error:
@@ -235,9 +235,9 @@ async def _settle(controller: Controller) -> None:
     changed = anyio.Event()
 
     def wake() -> None:
-        loop.call_soon_threadsafe(lambda: changed.set())
+        changed.set()
 
-    controller.wake = wake
+    controller.wake = partial(loop.call_soon_threadsafe, wake)
     while True:
         await changed.wait()
         await anyio.sleep(SETTLE)

@@ -85,9 +85,8 @@ def parse_pattern(value: object) -> str:
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(
-            f"body {show(pattern)} is not a regular expression ({error}): mend it, or put \\ before signs that are meant as such"
-        ) from None
+        mistake = f"body {show(pattern)} is not a regular expression ({error})"
+        raise ValueError(f"{mistake}: put a \\ before signs that are meant as such") from None
     return pattern
 
 

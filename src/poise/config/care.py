@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from poise.config.addresses import OptionalAddress
 from poise.config.asked import (
     Argument,
     Connections,
@@ -24,7 +25,6 @@ from poise.config.asked import (
     Url,
     Variable,
 )
-from poise.config.addresses import OptionalAddress
 from poise.config.base import Written
 from poise.config.fields import OptionalPath, OptionalPort
 from poise.config.measures import Interval, Jitter, OptionalSpan, Percent, Span, Truth
@@ -41,7 +41,7 @@ _PASSIVE: Final = Passive()
 
 
 def _timeout(fields: dict[str, Any]) -> float:
-    return min(_TIMEOUT, fields.get("interval", _TIMEOUT))
+    return min(_TIMEOUT, float(fields.get("interval", _TIMEOUT)))
 
 
 def _stale(fields: dict[str, Any]) -> float:
@@ -232,9 +232,9 @@ class LoadConfig(Written):
     stale: Interval = Field(default_factory=_stale)
     """How old a report may be before it no longer counts; three times the interval unless given."""
     url: Url = Field(default_factory=_url)
-    """What is asked, with {address} and {port} for those of the server; of an agent, its usual URL unless given."""
+    """What is asked, with {address} and {port} for those of the server; an agent has a usual one."""
     metric: Metric = None
-    """Of an agent: cpu, run_queue, in_flight or latency_ms. Of a URL that answers JSON: where the number is."""
+    """Of an agent: cpu, run_queue, in_flight or latency_ms; in an answer in JSON: where the number is."""
     latency: Metric = None
     """Likewise, of a latency in milliseconds, for prequal."""
     token_file: OptionalPath = None

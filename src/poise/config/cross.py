@@ -8,7 +8,6 @@ only for a mistake.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network
-from itertools import chain
 from typing import Final, NamedTuple, TypeAlias
 
 from poise.config.addresses import parse_prefix
@@ -64,11 +63,11 @@ class _Place(NamedTuple):
 
     vip: VipPart
     part: Part
-    index: int
+    number: int
     end: End
 
     def at(self, key: str) -> Location:
-        return self.part.at("servers", self.index, key)
+        return self.part.at("servers", self.number, key)
 
 
 def contradictions(sources: Sequence[Source], census: Census) -> Iterator[Told]:
@@ -86,7 +85,7 @@ def contradictions(sources: Sequence[Source], census: Census) -> Iterator[Told]:
     yield from _repeated_names(pools, "pool")
     yield from _unknown_pools(vips, by_name)
     yield from _vips_in_direct(sources[0], vips)
-    for part in chain(pools, vips):
+    for part in (*pools, *vips):
         if part.servers.has_repeats:
             yield from _repeats_within(part)
     for vip in vips:
@@ -94,7 +93,7 @@ def contradictions(sources: Sequence[Source], census: Census) -> Iterator[Told]:
     if census.shared:
         yield from _shared_servers(vips, by_name)
     for vip in vips:
-        if vip.end.key is not None and census.has(vip.transport, vip.end.key):
+        if vip.key is not None and census.has(vip.transport, vip.key):
             yield from _servers_that_are_vips(vip, vips, by_name)
 
 
@@ -140,9 +139,9 @@ def _repeated_interfaces(whole: Source) -> Iterator[Told]:
 def _repeated_vips(vips: Iterable[VipPart]) -> Iterator[Told]:
     seen: dict[tuple[object, bytes], VipPart] = {}
     for vip in vips:
-        if vip.end.key is None or not isinstance(vip.transport, str):
+        if vip.key is None or vip.transport is None:
             continue
-        first = seen.setdefault((vip.transport, vip.end.key), vip)
+        first = seen.setdefault((vip.transport, vip.key), vip)
         if first is not vip:
             mistake = f"VIP {vip.end} is already {_on(first.source, first.at('address'), vip.source)}"
             yield vip.source, Finding(vip.at("address"), f"{mistake}: put all its servers there")
@@ -175,7 +174,7 @@ def _unknown_pools(vips: Iterable[VipPart], pools: dict[str, PoolPart]) -> Itera
             yield vip.source, Finding(vip.at("pool"), f"there is no pool {show(vip.pool)}: {wanted}")
 
 
-def _repeats_within(part: PoolPart | VipPart) -> Iterator[Told]:
+def _repeats_within(part: Part) -> Iterator[Told]:
     """Servers, and names of servers, that are in a list before."""
     seen: dict[bytes, int] = {}
     names: dict[str, int] = {}
@@ -237,7 +236,7 @@ def _shared_servers(vips: Iterable[VipPart], pools: dict[str, PoolPart]) -> Iter
         is_told = False
         for place in _places(vip, pools):
             key = place.end.key
-            if key is None or not isinstance(vip.transport, str):
+            if key is None or vip.transport is None:
                 continue
             first = seen.setdefault((vip.transport, key), place)
             if first.vip is vip or is_told:
@@ -263,10 +262,10 @@ def _servers_that_are_vips(
     taken: VipPart, vips: Iterable[VipPart], pools: dict[str, PoolPart]
 ) -> Iterator[Told]:
     for vip in vips:
-        if vip.transport != taken.transport or taken.end.key not in _servers(vip, pools).keys:
+        if vip.transport != taken.transport or taken.key not in _servers(vip, pools).keys:
             continue
         for place in _places(vip, pools):
-            if place.end.key != taken.end.key:
+            if place.end.key != taken.key:
                 continue
             where = _on(taken.source, taken.at("address"), place.part.source)
             where = where.replace("on line", "of line")

@@ -43,7 +43,10 @@ def read(path: Path) -> bytes:
     """The content of a file; ConfigError if there is none, or too much."""
     try:
         with path.open("rb") as file:
-            content = file.read(MAXIMUM_BYTES + 1)
+            size = min(os.fstat(file.fileno()).st_size, MAXIMUM_BYTES)  # 0 of a pipe
+            content = file.read(size + 1)
+            if len(content) > size:
+                content += file.read(MAXIMUM_BYTES - size)
     except OSError as error:
         raise unusable(path, _REASONS.get(error.errno or 0, f"cannot be read: {error.strerror}")) from error
     except ValueError as error:  # a zero byte in the path
@@ -70,7 +73,7 @@ def unusable(path: Path, message: str) -> ConfigError:
 
 
 def included(directory: Path) -> list[Path]:
-    """The files NAME.yaml of a directory, by name; ConfigError where one looks as if it should be among them."""
+    """The files NAME.yaml of a directory, by name; ConfigError where another one seems to be meant, too."""
     try:
         names = sorted(name for name in os.listdir(directory) if not name.startswith("."))  # noqa: PTH208  # fast
     except (OSError, ValueError) as error:

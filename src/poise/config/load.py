@@ -86,7 +86,7 @@ class Loader:
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """Leave cyclic garbage where it is: looking for it among 256,000 new servers takes as long as reading them."""
+    """Leave cyclic garbage: looking for it among 256,000 new servers takes as long as reading them."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times, fractions and truth values in poise.yaml; as in `fields`, each parser raises ValueError with a sentence."""
+"""Times, fractions and truth values in poise.yaml.
+
+As in `fields`, each parser raises ValueError with a sentence.
+"""
 
 import re
 from typing import Annotated, Final

@@ -60,7 +60,7 @@ def _address_and_port(fields: dict[str, Any]) -> str:
     return write_end(fields["address"], fields["port"])
 
 
-def _policy(fields: dict[str, Any]) -> str:
+def _policy(fields: dict[str, Any]) -> Policy:
     return "hash" if fields.get("mode") == "cookieless" else "round-robin"
 
 

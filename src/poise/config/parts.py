@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from poise.config.addresses import parse_address
 from poise.config.base import Written
@@ -18,6 +18,8 @@ from poise.config.fields import parse_port
 from poise.config.model import PoolConfig, ServerConfig, VipConfig
 from poise.config.yaml_lines import Document, Finding, Location
 from poise.endpoints import write_end
+
+_TRANSPORTS: Final = {"tcp": "tcp", "udp": "udp", "quic": "udp"}
 
 
 class End(NamedTuple):
@@ -121,13 +123,16 @@ class Source:
 
 
 class Part:
-    """An item of `vips` or `pools`: where it is, and its model if there is nothing wrong with it."""
+    """An item of `vips` or `pools`: where it is, and what of it can be read."""
 
-    def __init__(self, source: Source, location: Location, written: object) -> None:
-        """Read what can be read."""
+    def __init__(
+        self, source: Source, location: Location, written: object, model: VipConfig | PoolConfig | None
+    ) -> None:
+        """model: None if it could not be understood."""
         self.source = source
         self.location = location
         self.end = end_of(written)
+        self.servers = ServerList(list_in(written, "servers"), None if model is None else model.servers)
 
     def at(self, *keys: str | int) -> Location:
         """Where something in it is."""
@@ -139,9 +144,8 @@ class PoolPart(Part):
 
     def __init__(self, source: Source, location: Location, written: object, model: PoolConfig | None) -> None:
         """model: None if it could not be understood."""
-        super().__init__(source, location, written)
+        super().__init__(source, location, written, model)
         self.model = model
-        self.servers = ServerList(list_in(written, "servers"), model and model.servers)
 
 
 class VipPart(Part):
@@ -149,14 +153,14 @@ class VipPart(Part):
 
     def __init__(self, source: Source, location: Location, written: object, model: VipConfig | None) -> None:
         """model: None if it could not be understood."""
-        super().__init__(source, location, written)
+        super().__init__(source, location, written, model)
         self.model = model
-        self.servers = ServerList(list_in(written, "servers"), model and model.servers)
+        self.key = self.end.key
         self._resolved: VipConfig | None = None
         values = written if isinstance(written, dict) else {}
         self.pool: object = values.get("pool")
         protocol = values.get("protocol", "tcp")
-        self.transport: object = "udp" if protocol == "quic" else protocol
+        self.transport = _TRANSPORTS.get(protocol) if isinstance(protocol, str) else None
 
     def resolved(self, pool: PoolConfig | None) -> VipConfig | None:
         """The model with the servers of its pool; the same object as before unless something changed."""

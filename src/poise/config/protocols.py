@@ -7,8 +7,8 @@ They are looked for in the plain data, so that a bad value elsewhere does not hi
 from collections.abc import Iterator
 from typing import Any, Final, get_args
 
-from poise.config.fields import parse_codepoint, parse_nonce_length, parse_server_id_length
 from poise.config.base import keys_of
+from poise.config.fields import parse_codepoint, parse_nonce_length, parse_server_id_length
 from poise.config.model import HASHING, MAXIMUM_ID_BYTES, Policy, QuicIdsConfig, VipConfig
 from poise.config.wording import closest
 from poise.config.yaml_lines import Document, Finding, Location, show
@@ -51,7 +51,7 @@ def _servers(vip: dict[str, Any], location: Location) -> Iterator[Finding]:
 
 def _of_other_protocols(vip: dict[str, Any], location: Location) -> Iterator[Finding]:
     protocol = vip.get("protocol", "tcp")
-    if protocol not in {"tcp", "udp", "quic"}:
+    if protocol not in ("tcp", "udp", "quic"):
         return
     for key, wanted in _PROTOCOLS.items():
         if key in vip and protocol != wanted:

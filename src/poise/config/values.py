@@ -14,14 +14,14 @@ _CLIP: Final = 60  # characters of a value in a message
 _DECIMAL: Final = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _TEXT_KINDS: Final = {"str", "merge", "value", "yaml"}  # `<<` and `=` mean nothing special in a value
 _ODD_KINDS: Final = {"bool": "a truth value", "float": "a number", "int": "a number", "timestamp": "a date"}
-_RESOLVER: Final = yaml.resolver.Resolver()  # type: ignore[no-untyped-call]  # so in types-PyYAML
+_RESOLVER: Final = yaml.resolver.Resolver()
 
 
 @dataclass(frozen=True)
 class Unquoted:
     """A plain YAML scalar that is neither text nor a decimal number, like `off`, `1.5`, `010` or `10:50`.
 
-    YAML readers disagree on what most of them mean; of all of them, only `true` and `false` are ever accepted.
+    YAML readers disagree on what most of them mean; of all, only `true` and `false` are ever accepted.
     """
 
     text: str
@@ -52,8 +52,7 @@ def plain(text: str) -> str | int | Unquoted | None:
     """The value of a scalar without quotes and tag."""
     if text.count(".") > 1:  # no number and no date has two: most are addresses
         return text
-    kind = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False)).removeprefix(_TAG)
-    return scalar(text, kind)
+    return scalar(text, _resolve(text, (True, False)))
 
 
 def scalar(text: str, kind: str, *, quoted: bool = False) -> str | int | Unquoted | None:
@@ -71,5 +70,10 @@ def kind_of(event: yaml.ScalarEvent) -> str:
     """What a scalar is in YAML's words: str, int, null, ...; a tag of one's own as it is written."""
     tag = event.tag
     if tag is None or tag == "!":
-        tag = _RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit)
+        return _resolve(event.value, event.implicit)
+    return str(tag).removeprefix(_TAG)
+
+
+def _resolve(text: str, implicit: tuple[bool, bool]) -> str:
+    tag = _RESOLVER.resolve(yaml.ScalarNode, text, implicit)  # type: ignore[no-untyped-call]  # in types-PyYAML
     return str(tag).removeprefix(_TAG)

@@ -15,13 +15,14 @@ Location: TypeAlias = tuple[str | int, ...]
 """Where a value is: the keys and list indices that lead to it, as in pydantic's errors."""
 
 _DEPTH: Final = 20  # poise.yaml needs 7 levels; far fewer than Python's recursion limit
-_PARSER: Final[Any] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml's is ten times as fast
+PARSER: Final[Any] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml's is ten times as fast
 _SECOND: Final = "not valid YAML: a second document begins here: keep everything before the `---`"
 _SYNTAX: Final = (  # part of the wording of PyYAML or libyaml, then ours
     ("cannot start any token", "text that begins with this sign needs quotes"),
     ("escape code", "an escape in quotes that stands for no character: write the character itself"),
     ("mapping values are not allowed", "a colon where no key can be: indent alike, quote text with a colon"),
     ("expected <block end>", "the indentation does not fit the lines above"),
+    ("node content", "a value is missing here, or a bracket above is not closed"),
     ("expected '-' indicator", "the indentation does not fit the lines above"),
     ("expected key", "the indentation does not fit the lines above"),
     ("expected <document start>", "the indentation does not fit the lines above"),
@@ -70,8 +71,8 @@ class Document:
     @cached_property
     def lines(self) -> Lines:
         """Found when they are asked for first: a text without mistakes needs none."""
-        walk = _Walk()
-        _read_with(walk.read, self.text, [])
+        walk = Walk()
+        read_with(walk.read, self.text, [])
         return Lines(walk.lines, walk.key_lines)
 
     def line(self, location: Location, *, at_key: bool = False) -> int:
@@ -87,10 +88,10 @@ class Document:
 def read(text: str) -> Document:
     """Read one YAML document; never raises, the faults are in the result."""
     try:
-        return Document(text, _read_plain(_PARSER(text)))
+        return Document(text, _read_plain(PARSER(text)))
     except (_Odd, yaml.YAMLError, ValueError, OverflowError):
-        document, walk = Document(text), _Walk()
-        document.data = _read_with(walk.read, text, document.faults)
+        document, walk = Document(text), Walk()
+        document.data = read_with(walk.read, text, document.faults)
         document.faults += walk.faults
         return document
 
@@ -99,7 +100,7 @@ class _Odd(Exception):
     """Something that poise.yaml must not have, or cannot have."""
 
 
-def _read_plain(parser: Any) -> object:  # noqa: ANN401  # PyYAML's two parsers have no type in common
+def _read_plain(parser: Any) -> object:  # noqa: ANN401, C901  # PyYAML's parsers have no type in common; fast
     """The data of a text that has nothing odd in it: the quick way."""
     next_event = parser.get_event
     mapping_end, sequence_end = yaml.MappingEndEvent, yaml.SequenceEndEvent
@@ -125,7 +126,7 @@ def _read_plain(parser: Any) -> object:  # noqa: ANN401  # PyYAML's two parsers 
             return values
         items: list[object] = []
         while type(event := next_event()) is not sequence_end:
-            items.append(value(event, depth))  # noqa: PERF401  # a comprehension cannot see the end
+            items.append(value(event, depth))
         return items
 
     next_event()  # of the stream
@@ -138,7 +139,7 @@ def _read_plain(parser: Any) -> object:  # noqa: ANN401  # PyYAML's two parsers 
     return data
 
 
-def _read_with(read: Callable[[Any], object], text: str, faults: list[Fault]) -> object:
+def read_with(read: Callable[[Any], object], text: str, faults: list[Fault]) -> object:
     """The data of any text; what its syntax lacks is a fault, and then there are no data."""
     if bad := yaml.reader.Reader.NON_PRINTABLE.search(text, 1 if text.startswith("\ufeff") else 0):
         message = f"character U+{ord(bad[0]):04X} is not allowed in YAML: remove it"
@@ -146,7 +147,7 @@ def _read_with(read: Callable[[Any], object], text: str, faults: list[Fault]) ->
         return None
     parser = None
     try:
-        parser = _PARSER(text)
+        parser = PARSER(text)
         return read(parser)
     except yaml.MarkedYAMLError as error:
         faults.append(_syntax_fault(error, text.splitlines() or [""]))
@@ -173,7 +174,7 @@ def _syntax_fault(error: yaml.MarkedYAMLError, lines: list[str]) -> Fault:
     return Fault(None, stop, f"not valid YAML: {message}")
 
 
-class _Walk:
+class Walk:
     """Reads a text and keeps the lines of its keys and values, and what poise.yaml must not have."""
 
     def __init__(self) -> None:
@@ -207,7 +208,7 @@ class _Walk:
                 self._refuse(location, line, _tags(kind))
             return value
         if len(location) == _DEPTH:
-            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=event.start_mark)
+            raise _too_deep(event)
         odd_tag = event.tag not in {None, "!"}
         if isinstance(event, yaml.MappingStartEvent):
             data: object = self._mapping(location)
@@ -260,7 +261,7 @@ class _Walk:
             if isinstance(event, yaml.CollectionStartEvent):
                 opened += 1
                 if depth + opened > _DEPTH:
-                    raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=event.start_mark)
+                    raise _too_deep(event)
             elif isinstance(event, yaml.CollectionEndEvent):
                 opened -= 1
             if not opened:
@@ -270,6 +271,10 @@ class _Walk:
 
 def _tags(kind: str) -> str:
     return f"tags like {show(kind if kind.startswith('!') else f'!!{kind}')}"
+
+
+def _too_deep(event: Any) -> yaml.MarkedYAMLError:  # noqa: ANN401  # likewise
+    return yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=event.start_mark)
 
 
 def _line(event: yaml.Event) -> int:

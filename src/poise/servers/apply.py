@@ -63,7 +63,7 @@ class DataPlane:
             if not self.adopted:
                 discard(pins)
             raise
-        self._maps = {name: self._object.map(name) for name in self._renewal.names}
+        self._maps = self._renewal.maps()
         self._maps["settings"].set(0, limits.settings(token))
         self.shape = shape_of(self._maps)
         self.present = self._renewal.carry_over(self._maps)

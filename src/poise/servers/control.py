@@ -79,7 +79,7 @@ class Controller:
         self._unapplied: set[int] = set()
         self._dirty: set[int] = set()
         self._dirty_lock = threading.Lock()
-        self.wake: Callable[[], None] = lambda: None
+        self.wake: Callable[[], object] = lambda: None
         """What is called, in any thread, once `settle` has something to do."""
 
     def read(self, wanted: Sequence[WantedVip], *, direct: Iterable[Network] = (), rest: float) -> Revised:

@@ -20,7 +20,7 @@ TCP, UDP = Protocol.TCP.number, Protocol.UDP.number
 # HASH_FACTOR, IPV6_NUMBERS, PROBES and GONE of bpf/poise
 _HASH_FACTOR = 0x9E3779B97F4A7C15
 _IPV6_NUMBERS = 6 << 56
-PROBES = 8
+PROBES = 16
 _MASK = (1 << 64) - 1
 _FACTOR, _IPV6_BITS = np.uint64(_HASH_FACTOR), np.uint64(_IPV6_NUMBERS)
 _32, _48 = np.uint64(32), np.uint64(48)

@@ -245,7 +245,7 @@ def _fault(setting: Setting, value: str | None) -> str | None:
 
 
 def _change(changes: Sequence[tuple[Setting, str, str, str]]) -> list[str]:
-    """Change settings from one value to another in this order, for a reason; returns a sentence about each."""
+    """Change settings from one value to another, in this order; returns a sentence about each."""
     for setting, _, to, _ in changes:
         setting.write(to)
     told = []

@@ -15,8 +15,9 @@ class Readings:
     """Arrays by row of the servers table: VIP index x 512 + server id."""
 
     def __init__(self, maps: Mapping[str, Map]) -> None:
-        """Read and write these: traffic, lives, open_connections and samples."""
+        """Read and write these: traffic, turns, lives, open_connections and samples."""
         self._traffic = maps["traffic"]
+        self._turns = maps["turns"]
         self.lives: Records = maps["lives"].view()
         """Of struct live, as it is at each moment: load, step, placed, latency."""
         self.open_connections: NDArray[np.uint32] = maps["open_connections"].view()["open"]
@@ -36,6 +37,11 @@ class Readings:
             first = vip * SERVER_IDS
             found[first : first + SERVER_IDS] = self._traffic.sums(first, SERVER_IDS)
         return found
+
+    def turn(self, vip: int) -> int:
+        """Return the number of the turn that the next new connection of a VIP takes."""
+        turn: int = self._turns.get(vip)
+        return turn
 
     def forget(self, rows: NDArray[np.intp]) -> None:
         """Start the traffic and the loads of these rows from zero."""

@@ -68,6 +68,11 @@ class Renewal:
             and all(isinstance(there, Bytes) or mine is None or mine == there for mine, there in layouts)
         )
 
+    def maps(self) -> dict[str, Map]:
+        """Return the maps of the loaded object by their names, but those whose values Python cannot read."""
+        readable = (name for name in self.names if self._object.wanted_map(name)[2] is not None)
+        return {name: self._object.map(name) for name in readable}
+
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to be done by `settle`."""

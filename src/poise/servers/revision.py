@@ -77,7 +77,7 @@ class Revision:
         self._apply(self.config)
 
     def reload(self) -> dict[str, object]:
-        """Read the files again and apply what differs; raises PoiseError, and changes nothing, if that fails."""
+        """Read the files again and apply what differs; changes nothing if it raises PoiseError."""
         with self._lock:
             begun = time.perf_counter()
             events = self._controller.events
@@ -118,7 +118,7 @@ class Revision:
         if differing:
             names = ", ".join(differing)
             raise Refused(
-                f"{self.path}: {names} can only be changed by a restart: restart poise, or set back what differs"
+                f"{self.path}: {names} only change with a restart: restart poise, or write what was there"
             )
         former = self.config
         self._hosting.revise(former, config)

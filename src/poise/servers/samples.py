@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sampled flows that the packet side keeps (struct sample of contract.h), and what counts follow from them.
+"""The sampled flows that the packet side keeps (struct sample of contract.h), and counts of them.
 
 Pure: on numpy's structured arrays, with the time handed in.
 """
@@ -28,6 +28,7 @@ RESET: Final = 16
 OVER: Final = CLIENT_FIN | SERVER_FIN | RESET  # a connection of which one side is closed is as good as over
 
 UNIT: Final = (1 << 20) / 1e9  # seconds, of `begun` and `seen`
+KEPT: Final = (1 << 16) * UNIT  # SAMPLE_KEPT: a flow that was silent for longer may lose its row to another
 
 
 def units(clock: float) -> int:
@@ -35,29 +36,18 @@ def units(clock: float) -> int:
     return int(clock / UNIT) & 0xFFFFFFFF
 
 
-def silence(samples: Samples, clock: float) -> Numbers:
-    """Return for how many seconds each flow has not been seen, right over a wrap of the clock after 52 days."""
-    return _ages(samples["seen"], clock)
-
-
-def age(samples: Samples, clock: float) -> Numbers:
-    """Return how many seconds ago each flow was seen first."""
-    return _ages(samples["begun"], clock)
-
-
-def _ages(times: NDArray[Any], clock: float) -> Numbers:
-    units_ago = (np.uint32(units(clock)) - times.astype(np.uint32)).view(np.int32)
-    return np.maximum(units_ago, 0) * UNIT  # a packet may have come since the clock was read
+def ages(times: NDArray[np.uint32], clock: float) -> Numbers:
+    """Return how many seconds ago each of some `begun` or `seen` was; they wrap after 52 days."""
+    past = (np.uint32(units(clock)) - times).view(np.int32)
+    return np.maximum(past, 0) * UNIT  # a packet may have come since the clock was read
 
 
 def rows(samples: Samples) -> Rows:
     """Return the server row of each flow: VIP index × 512 + server id."""
-    return samples["vip"].astype(np.int64) * SERVER_IDS + samples["server"]
-
-
-def in_use(samples: Samples) -> Samples:
-    """Return a copy of the rows that hold a flow."""
-    return samples[(samples["flags"] & USED) != 0]
+    result = samples["vip"].astype(np.int64)
+    result *= SERVER_IDS
+    result += samples["server"]
+    return result
 
 
 def flows_seen(
@@ -73,7 +63,7 @@ def flows_seen(
     theirs &= samples["server"] == row % SERVER_IDS
     if not theirs.any():
         return 0.0, None
-    silences = silence(samples[theirs], clock)
+    silences = ages(samples["seen"][theirs].astype(np.uint32), clock)
     recent = silences <= within
     return crowded(float(recent.sum()), len(samples)) * factor, float(silences.min())
 

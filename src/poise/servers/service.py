@@ -2,10 +2,10 @@
 """A running poise, as the API serves it: see poise.api.facade."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import poise
 from poise.api.facade import End, Json, Snapshot, WantedState
@@ -103,7 +103,7 @@ class Service:
         with controller.lock:
             standings, choice = controller.standings(chosen), controller.choices.get(chosen.index, _NOTHING)
         flow = cookie.flow_hash(self.key, end_of(chosen).packed(), *client)
-        turn = controller.plane.turn(chosen.index)
+        turn = controller.plane.readings.turn(chosen.index)
         return explain(chosen, told, standings, choice, self._lives(chosen), flow=flow, turn=turn)
 
     def _find(self, end: End) -> Vip:

@@ -3,7 +3,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -37,6 +38,12 @@ class _Part:
     job: Job | None = None
     trouble: str | None = None
     excused: bool = False
+
+    def complain(self, target: Target, trouble: str | None) -> None:
+        """Log once that this check cannot be made here, which says nothing of the server."""
+        is_new, self.trouble = trouble != self.trouble, trouble
+        if trouble is not None and is_new:
+            _log.warning("cannot check a server", vip=target.vip, server=target.server, reason=trouble)
 
     def excuses(self, result: Result) -> bool:
         """Tell whether a failure is poise's own: it was stopped or too busy to see an answer in time.
@@ -89,30 +96,28 @@ class Vigil:
             gone = self._wards.keys() - targets.keys()
         self.change(gone, targets)
 
-    def change(self, gone: Collection[Key], targets: Mapping[Key, Target]) -> None:
+    def change(self, gone: AbstractSet[Key], targets: Mapping[Key, Target]) -> None:
         """Watch these servers, new or as they are now, and those that are gone no longer; see `watch`."""
         with self._lock:
             now = self._clock()
             stopped: list[Job] = []
             begun: list[Job] = []
-            for key in gone:
+            for key in gone & self._wards.keys():
                 stopped += _jobs(self._wards.pop(key))
                 self._passive.pop(key, None)
+                self._held.discard(key)
             for key, target in targets.items():
                 former = self._wards.get(key)
                 if former is not None and former.target == target:
                     continue
-                self._passive.pop(key, None)
-                if target.passive is not None:
-                    self._passive[key] = target.passive
                 ward = self._ward(key, target, former, now)
+                self._note_passive(key, ward)
                 stays = {part.job for part in ward.parts}
                 if former is not None:
                     stopped += [job for job in _jobs(former) if job not in stays]
                 begun += self._employ(key, ward)
                 self._wards[key] = ward
             self._restored = {}
-            self._note_held()
         self._rota.change(stopped, begun)
 
     def observe(self, counted: Mapping[Key, Counted]) -> None:
@@ -131,8 +136,8 @@ class Vigil:
                 else:
                     ward.suspicion = released(former, now)
                 if ward.suspicion.until != former.until:
+                    self._note_passive(key, ward)
                     changed += self._conclude(key, ward, now)
-            self._note_held()
         for key, verdict in changed:
             self._tell(key, verdict)
 
@@ -190,31 +195,40 @@ class Vigil:
         return begun
 
     async def _check(self, key: Key, part: _Part) -> None:
-        """Make one check and judge what it found."""
+        """Make one check, judge what it found, and tell if that changes the verdict on its server."""
         ward = self._wards.get(key)
-        if ward is None or part not in ward.parts:
+        if ward is None:
             return
+        result, trouble = None, None
         try:
             result = await check_once(ward.target, part.check)
         except CannotCheck as error:
-            self._note_trouble(ward.target, part, str(error))
+            trouble = str(error)
+        part.complain(ward.target, trouble)
+        if result is not None and part.excuses(result):
             return
-        if part.excuses(result):
-            return
-        part.trouble = None
         with self._lock:
-            # It may have been moved, or no longer be watched, since the check began.
+            # It may have moved, or no longer be watched, since the check began.
             current = self._wards.get(key)
             if current is None or part not in current.parts:
                 return
             now = self._clock()
-            part.verdict = judge(part.verdict, result, part.check, now)
+            if result is None:
+                part.verdict = replace(part.verdict, reason=f"cannot be checked: {trouble}")
+            else:
+                part.verdict = judge(part.verdict, result, part.check, now)
             changed = self._conclude(key, current, now)
         for changed_key, verdict in changed:
             self._tell(changed_key, verdict)
 
-    def _note_held(self) -> None:
-        self._held = {key for key in self._passive if self._wards[key].suspicion.until is not None}
+    def _note_passive(self, key: Key, ward: _Ward) -> None:
+        """Keep track of who is judged by its packets, and of who is held."""
+        self._passive.pop(key, None)
+        self._held.discard(key)
+        if ward.target.passive is not None:
+            self._passive[key] = ward.target.passive
+            if ward.suspicion.until is not None:
+                self._held.add(key)
 
     def _conclude(self, key: Key, ward: _Ward, now: float) -> list[tuple[Key, Verdict]]:
         """Put together what is known of a server; returns its verdict if that has changed."""
@@ -225,15 +239,6 @@ class Vigil:
         former = ward.verdict
         ward.verdict = together(former, parts, now)
         return [] if ward.verdict.up is former.up else [(key, ward.verdict)]
-
-    def _note_trouble(self, target: Target, part: _Part, trouble: str) -> None:
-        """A check that poise cannot make says nothing of the server; it is logged once, and shown."""
-        if part.trouble == trouble:
-            return
-        part.trouble = trouble
-        _log.warning("cannot check a server", vip=target.vip, server=target.server, reason=trouble)
-        with self._lock:
-            part.verdict = replace(part.verdict, reason=f"cannot be checked: {trouble}")
 
 
 def _jobs(ward: _Ward) -> list[Job]:

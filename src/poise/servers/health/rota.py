@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+MOST_PER_SECOND = 1_500  # checks; about as many as one core can make
 _AT_ONCE = 2_000  # checks; each has a socket
 _PROCESSES_AT_ONCE = 16
 _OTHER_FILES = 500  # that the rest of the daemon may have open
@@ -37,10 +38,11 @@ class Job:
     is_over: bool = False
     task: asyncio.Task[None] | None = None
 
-    def next_after(self, now: float) -> float:
+    def next_after(self, now: float, stretch: float) -> float:
         """Return when it is due again, begun `now`; what was missed is not made up for."""
-        step = self.interval * (1 + self.jitter * (random.random() - 0.5))  # noqa: S311 - only spreads load
-        return max(self.due + step, now) if now - self.due < self.interval else now + step
+        chance = random.random() - 0.5  # noqa: S311 - only spreads load
+        step = self.interval * stretch * (1 + self.jitter * chance)
+        return max(self.due + step, now) if now - self.due < step else now + step
 
 
 @dataclass(eq=False)
@@ -55,9 +57,19 @@ class _Lane:
 class Rota:
     """Does jobs at their times while it runs."""
 
-    def __init__(self, at_once: int = _AT_ONCE, processes_at_once: int = _PROCESSES_AT_ONCE) -> None:
-        """Do at most `at_once` jobs at the same time, and of those that are processes so many."""
+    def __init__(
+        self,
+        at_once: int = _AT_ONCE,
+        processes_at_once: int = _PROCESSES_AT_ONCE,
+        most_per_second: float = MOST_PER_SECOND,
+    ) -> None:
+        """Do at most `at_once` jobs at the same time, and so many of those that are processes.
+
+        If the intervals ask for more than `most_per_second`, they are all stretched.
+        """
         self._lanes = {False: _Lane(at_once), True: _Lane(processes_at_once)}
+        self._most_per_second = most_per_second
+        self._per_second = 0.0
         self._due: list[tuple[float, int, Job]] = []
         self._numbers = itertools.count()
         self._busy: dict[Hashable, list[Job]] = {}  # by group, those that wait for the one under way
@@ -78,7 +90,7 @@ class Rota:
                 loop.call_soon_threadsafe(self._turn)
 
     async def run(self) -> None:
-        """Do the jobs until cancelled; under asyncio."""
+        """Do the jobs until cancelled; under asyncio, and once."""
         loop = asyncio.get_running_loop()
         lane = self._lanes[False]
         lane.limit = min(lane.limit, _files_allowed(lane.limit))
@@ -95,21 +107,18 @@ class Rota:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    @property
+    def _stretch(self) -> float:
+        return max(1.0, self._per_second / self._most_per_second)
+
     def _turn(self) -> None:
         """Take in changes, begin what is due, and come back when the next job is."""
         loop = self._loop
         if loop is None:
             return
         now = loop.time()
-        while self._changes:
-            stopped, begun = self._changes.popleft()
-            for job in stopped:
-                job.is_over = True
-                if job.task is not None:
-                    job.task.cancel()
-            for job in begun:
-                job.due = now + job.interval * random.random()  # noqa: S311 - only spreads load
-                self._put(job)
+        if self._changes:
+            self._take_in_changes(now)
         while self._due and self._due[0][0] <= now + _GRAIN:
             self._offer(heapq.heappop(self._due)[2], loop)
         if self._timer is not None:
@@ -117,6 +126,27 @@ class Rota:
             self._timer = None
         if self._due:
             self._timer = loop.call_at(max(self._due[0][0], now + _GRAIN), self._turn)
+
+    def _take_in_changes(self, now: float) -> None:
+        former, new = self._stretch, []
+        while self._changes:
+            stopped, begun = self._changes.popleft()
+            for job in stopped:
+                job.is_over = True
+                if job.task is not None:
+                    job.task.cancel()
+            new += begun
+            self._per_second += sum(1 / job.interval for job in begun)
+            self._per_second -= sum(1 / job.interval for job in stopped)
+        for job in new:
+            job.due = now + job.interval * self._stretch * random.random()  # noqa: S311 - only spreads load
+            self._put(job)
+        if self._stretch > max(former, 1.01):
+            _log.warning(
+                "servers are checked less often than configured: lengthen the intervals",
+                checks_per_second=round(self._per_second),
+                possible=self._most_per_second,
+            )
 
     def _put(self, job: Job) -> None:
         heapq.heappush(self._due, (job.due, next(self._numbers), job))
@@ -133,7 +163,7 @@ class Rota:
         else:
             self._busy[job.group] = []
             lane.running += 1
-            job.due = job.next_after(loop.time())
+            job.due = job.next_after(loop.time(), self._stretch)
             job.task = loop.create_task(_do(job))
             self._tasks[job.task] = job
             job.task.add_done_callback(self._done)
@@ -153,7 +183,7 @@ class Rota:
             self._offer(lane.waiting.popleft(), loop)
         if not job.is_over:
             self._put(job)
-            if self._timer is None or self._timer.when() > job.due:
+            if self._timer is None or self._timer.when() > job.due + _GRAIN:
                 self._turn()
 
 
@@ -165,12 +195,11 @@ async def _do(job: Job) -> None:
 
 
 def _files_allowed(wanted: int) -> int:
-    """Return how many sockets checks may have open, and raise this process' soft limit towards `wanted`."""
+    """Return how many sockets checks may have open; raises this process' soft limit towards `wanted`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY or hard > soft:
-        soft = max(
-            soft,
-            wanted + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(hard, wanted + _OTHER_FILES),
-        )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    enough = wanted + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= enough:
+        return wanted
+    soft = enough if hard == resource.RLIM_INFINITY else min(hard, enough)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return max(soft - _OTHER_FILES, soft // 2)
