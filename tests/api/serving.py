@@ -115,7 +115,7 @@ class ListFacade:
         load(path)
         change = {"kind": "server-added", "sentence": "web9 is added", "server": "web9"}
         vip = {"vip": "web", "changes": [change], "moved": 0.125, "open_connections": "they go on"}
-        return {"vips": [vip], "restart": ["interfaces: eth1 is new"]}
+        return {"vips": [vip], "restart": ["interfaces", "vip_limit"]}
 
     def reload(self) -> dict[str, Any]:
         """Always the same."""

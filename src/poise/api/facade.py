@@ -94,8 +94,8 @@ class Facade(Protocol):
         """Say what `reload` would do if `path` were the configuration.
 
         Keys: vips (dicts: vip, changes (dicts: kind, sentence, server), moved (share of new flows that
-        another server would get), open_connections (a sentence)), restart (sentences: what only a restart
-        changes). Raises ConfigError with every mistake.
+        another server would get), open_connections (a sentence)), restart (names of settings that
+        differ and that only a restart changes). Raises ConfigError with every mistake.
         """
 
     def reload(self) -> Json:

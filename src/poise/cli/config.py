@@ -67,8 +67,8 @@ def _plan(planned: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {change['sentence']}"
         yield f"  new connections that another server gets: {vip['moved']:.1%}"
         yield f"  open connections: {vip['open_connections']}"
-    for sentence in planned["restart"]:
-        yield f"only after a restart: {sentence}"
+    if planned["restart"]:
+        yield f"a reload would be refused: only a restart changes {', '.join(planned['restart'])}"
 
 
 def _reloaded(done: Mapping[str, Any]) -> str:
