@@ -93,9 +93,9 @@ class Facade(Protocol):
     def plan(self, path: Path) -> Json:
         """Say what `reload` would do if `path` were the configuration.
 
-        Keys: vips (dicts: vip, changes (dicts: kind, sentence, server), moved (share of new flows that
-        another server would get), open_connections (a sentence)), restart (sentences: what only a restart
-        changes). Raises ConfigError with every mistake.
+        Keys: changes (dicts: vip, kind, server (name or None), sentence), moved (by VIP, the share of new
+        flows that another server would get), open_connections (by VIP, a sentence), restart (names of
+        settings that differ and that only a restart changes). Raises ConfigError with every mistake.
         """
 
     def reload(self) -> Json:
