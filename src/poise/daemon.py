@@ -252,7 +252,7 @@ async def _look(running: _Running) -> None:
     while True:
         await _attempt(running.controller.look)
         await _attempt(running.drains.look)
-        await anyio.sleep(LOOK)
+        await anyio.sleep(min(LOOK, running.controller.shortest_interval))
 
 
 async def _follow_changes(controller: Controller) -> None:

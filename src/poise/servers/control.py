@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The servers of a running poise: each change is decided, saved, and then applied, VIP by VIP."""
 
+import math
 import threading
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from poise.servers.model import GONE, Address, Model, Server, State, Vip
 from poise.servers.reach import Reach
 from poise.servers.reconcile import VipEnd, reconcile, vip_end
 from poise.servers.standing import Choice, Standing, choice
-from poise.servers.steering import Steered, Steering
+from poise.servers.steering import BY_LOAD, Steered, Steering
 from poise.servers.store import Key, Store
 from poise.servers.vigil import Verdict, Vigil
 
@@ -184,6 +185,11 @@ class Controller:
             else:
                 self._tell(Kind.REMOVED, chosen, server, "is off the list, connections that it has go on")
             return chosen.index, server.id
+
+    @property
+    def shortest_interval(self) -> float:
+        """The time in which `look` is to be called again at the latest, for loads; in seconds."""
+        return min((vip.load.interval for vip in self.model.vips if vip.policy in BY_LOAD), default=math.inf)
 
     def find(self, key: Key) -> tuple[Vip, Server]:
         """Return a server with its VIP; raises NotFoundError if it is gone."""
