@@ -119,7 +119,10 @@ class Cluster:
             shares = self.watched.awrr or dict.fromkeys(range(size), 1.0)
             return self.random.choices(list(shares), list(shares.values()))[0]
         first = self.random.randrange(size)
-        return min(candidates, key=lambda each: (self.load[each] + self.placed[each] * self.step[each], (each - first) % size))
+        return min(
+            candidates,
+            key=lambda each: (self.load[each] + self.placed[each] * self.step[each], (each - first) % size),
+        )
 
     def _look(self, now: float) -> None:
         interval = self.vip.load.interval
@@ -130,7 +133,9 @@ class Cluster:
             cpu = worker.elsewhere + (1 - worker.elsewhere) * worker.busy / interval
             worker.busy = 0.0
             self.heard[number] = Heard(Report(cpu), now)
-        counted = Counted(self.connections.copy(), np.zeros(SERVER_IDS), np.zeros(SERVER_IDS), self._inside(), now)
+        counted = Counted(
+            self.connections.copy(), np.zeros(SERVER_IDS), np.zeros(SERVER_IDS), self._inside(), now
+        )
         lives = self.watched.look(counted, self.heard.__getitem__, now)
         if lives:
             self._write(lives)
@@ -141,5 +146,7 @@ class Cluster:
         return result
 
     def _write(self, lives: Lives) -> None:
-        for row, load, step in zip(lives.rows.tolist(), lives.load.tolist(), lives.step.tolist(), strict=True):
+        for row, load, step in zip(
+            lives.rows.tolist(), lives.load.tolist(), lives.step.tolist(), strict=True
+        ):
             self.load[row], self.step[row], self.placed[row] = load, step, 0
