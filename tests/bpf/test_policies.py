@@ -21,7 +21,9 @@ pytestmark = pytest.mark.root
 PICKS = 10_000
 IDS = (*range(3, 43), 511)
 SERVERS = tuple(
-    Server(number, f"s{number}", ip_address(f"10.7.{number // 256}.{number % 256}"), 80, State.READY, 0.0, True)
+    Server(
+        number, f"s{number}", ip_address(f"10.7.{number // 256}.{number % 256}"), 80, State.READY, 0.0, True
+    )
     for number in IDS
 )
 BY_ADDRESS = {server.address: server.id for server in SERVERS}
@@ -34,7 +36,9 @@ BY_LOAD = (Policy.POWER_OF_TWO, Policy.LEAST_LOADED, Policy.PREQUAL)
 class Room:
     """A balancer with one VIP of that policy, and what Python thinks that it does."""
 
-    def __init__(self, balancer: Balancer, servers_ifindex: int, policy: Policy, mode: Mode, protocol: Protocol) -> None:
+    def __init__(
+        self, balancer: Balancer, servers_ifindex: int, policy: Policy, mode: Mode, protocol: Protocol
+    ) -> None:
         self.vip = Vip(20, "picky", ip_address("192.0.2.20"), 80, policy, SERVERS, protocol, mode)
         self.balancer = balancer
         model = Model((self.vip,))
@@ -95,7 +99,9 @@ def room(balancer: Balancer, servers_ifindex: int, request: pytest.FixtureReques
     balancer.start_afresh()
 
 
-def of(*policies: Policy, mode: Mode = Mode.STATELESS, protocol: Protocol = Protocol.TCP) -> pytest.MarkDecorator:
+def of(
+    *policies: Policy, mode: Mode = Mode.STATELESS, protocol: Protocol = Protocol.TCP
+) -> pytest.MarkDecorator:
     """Run a test with a VIP of each policy."""
     cases = [pytest.param((policy, mode, protocol), id=policy) for policy in policies]
     return pytest.mark.parametrize("room", cases, indirect=True)
@@ -127,7 +133,14 @@ def test_python_picks_as_the_program_does(room: Room) -> None:
         assert room.send(client, isn) == room.expect(client, isn)
 
 
-@of(Policy.WEIGHTED_ROUND_ROBIN, Policy.HASH, Policy.MAGLEV, Policy.POWER_OF_TWO, Policy.PREQUAL, Policy.LEAST_LOADED)
+@of(
+    Policy.WEIGHTED_ROUND_ROBIN,
+    Policy.HASH,
+    Policy.MAGLEV,
+    Policy.POWER_OF_TWO,
+    Policy.PREQUAL,
+    Policy.LEAST_LOADED,
+)
 def test_without_loads_connections_go_by_weight(room: Room) -> None:
     """As long as nothing is known of loads, each policy places connections by the servers' weights."""
     number = 40 * sum(WEIGHTS.values())
@@ -202,7 +215,9 @@ def test_new_flows_of_udp_go_by_load(room: Room) -> None:
     got: Counter[int] = Counter()
     for client, _ in _clients(9, 300):
         connection = Connection(room.vip, client)
-        servers = {BY_ADDRESS[target_of(room.balancer.run(connection.datagram()).packet).address] for _ in range(3)}
+        servers = {
+            BY_ADDRESS[target_of(room.balancer.run(connection.datagram()).packet).address] for _ in range(3)
+        }
         assert len(servers) == 1
         got[servers.pop()] += 1
     idle = sum(count for number, count in got.items() if number < 23)
