@@ -223,10 +223,16 @@ class Balancer:
         flags = next(row["flags"] for row in self._present.vips.values() if row["index"] == vip.index)
         self.change_vip(vip, flags=flags | IS_WATCHED)
 
+    def unwatch(self, vip: Vip) -> None:
+        """Let nobody be asked about the VIP's flows."""
+        flags = next(row["flags"] for row in self._present.vips.values() if row["index"] == vip.index)
+        self.change_vip(vip, flags=flags)
+
     def watched(self, vip: Vip, client: End) -> tuple[str, int | None, int]:
         """Return why the packet went there, to which server id, and how many packets came; forgets the watch."""
         row = self._map("watches").get(_key(vip, client))
         self._map("watches").delete(_key(vip, client))
+        self.unwatch(vip)
         reasons = {number: name for name, number in self._object.btf.enum("reason").items()}
         server = None if row["server"] == 0xFFFF else row["server"]
         return reasons[row["reason"]].removeprefix("REASON_").lower(), server, row["packets"]
