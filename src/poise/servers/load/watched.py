@@ -178,7 +178,7 @@ class Watched:
         whole = float(opened.sum()) if opened is not None else float(in_interval.sum())
         gain = self._gain(load, float(in_interval.sum()))
         if kind is LoadKind.CONNECTIONS:  # counted at a moment: what is known is their chance, even at first
-            gain = min(gain, whole / max(float(in_interval.sum()), 1.0))
+            gain = min(gain, whole / max(2 * float(in_interval.sum()), 1.0))
         return Measured(load, self._shares, in_interval, since, whole, gain), latency
 
     def _gain(self, load: Numbers, placed: float) -> float:
