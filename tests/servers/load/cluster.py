@@ -14,6 +14,8 @@ from poise.servers.load.poll import Heard
 from poise.servers.load.report import Report
 from poise.servers.load.watched import Counted, Lives, Watched
 from poise.servers.model import SERVER_IDS, Mode, Policy, Server, State, Vip
+from poise.servers.pick import Live, Pool, pick
+from poise.servers.schedule import schedule
 from poise.servers.standing import Choice
 
 
@@ -51,102 +53,97 @@ class Worker:
 
 
 class Cluster:
-    """Places requests by the loads in effect, or by hash, and has the loads written at each interval."""
+    """Places requests as the packet side does, and has the loads written at each interval."""
 
     def __init__(self, workers: list[Worker], policy: Policy, load: LoadSource, seed: int = 1) -> None:
         self.workers = workers
-        self.random = Random(seed)
         self.vip = vip_of(len(workers), policy, load)
         self.watched = Watched(self.vip, choice_of(self.vip))
-        size = len(workers)
-        self.load, self.step, self.placed = [0] * size, [0] * size, [0] * size
         self.connections = np.zeros(SERVER_IDS)
-        self.inside = [0] * size
-        self.heard: dict[int, Heard] = {}
-        self.waits: list[float] = []
-        self.imbalance: list[float] = []
+        self.waits: list[float] = []  # seconds from a request's begin to its end
+        self._random = Random(seed)
+        self._lives = {number: Live() for number in range(len(workers))}
+        self._pool = Pool(range(len(workers)), range(len(workers)))
+        self._turn = 0
+        self._inside = [0] * len(workers)
+        self._ends: list[tuple[float, int, int, float]] = []  # time, number, server, begun
+        self._number = 0
 
-    def run(self, rate: float, work: float, seconds: float, warm: float = 5.0) -> None:
+    def run(self, rate: float, work: float, seconds: float, warm: float = 10.0) -> None:
         """Have requests come at random, `rate` a second, each of about `work` seconds of work."""
-        now, look, number = 0.0, 0.0, 0
-        events: list[tuple[float, int, int, float]] = []  # ends: time, number, server, begun
-        arrival = self.random.expovariate(rate)
+        look, arrival, now = 0.0, self._random.expovariate(rate), 0.0
         while now < seconds:
-            if look <= arrival and (not events or look <= events[0][0]):
-                now = look
+            now = min(look, arrival, self._ends[0][0] if self._ends else arrival)
+            if now == look:
                 self._look(now)
                 look += self.vip.load.interval
-            elif events and events[0][0] <= arrival:
-                now, _, server, begun = heapq.heappop(events)
-                self.inside[server] -= 1
-                worker = self.workers[server]
-                if now > warm:
-                    self.waits.append(now - begun)
-                if worker.queue:
-                    came = worker.queue.popleft()
-                    number += 1
-                    length = worker.seconds(self.random.expovariate(1 / work))
-                    heapq.heappush(events, (now + length, number, server, came))
-                else:
-                    worker.busy += now - worker.busy_since
+            elif now == arrival:
+                self._arrive(now, work)
+                arrival += self._random.expovariate(rate)
             else:
-                now = arrival
-                arrival += self.random.expovariate(rate)
-                server = self._pick()
-                self.placed[server] += 1
-                self.connections[server] += 1
-                self.inside[server] += 1
-                worker = self.workers[server]
-                if self.inside[server] > 1:
-                    worker.queue.append(now)
-                else:
-                    worker.busy_since = now
-                    number += 1
-                    length = worker.seconds(self.random.expovariate(1 / work))
-                    heapq.heappush(events, (now + length, number, server, now))
-                if now > warm:
-                    self.imbalance.append(max(self.inside) / (sum(self.inside) / len(self.inside)) - 1)
+                begun = self._end(now, work)
+                if begun > warm:
+                    self.waits.append(now - begun)
+
+    def quantile(self, part: float) -> float:
+        """How long requests took, seconds."""
+        return float(np.quantile(self.waits, part))
+
+    def shares(self) -> list[float]:
+        """Which part of the requests each server got."""
+        whole = self.connections.sum()
+        return [float(number / whole) for number in self.connections[: len(self.workers)]]
+
+    def _arrive(self, now: float, work: float) -> None:
+        server = self._pick()
+        self.connections[server] += 1
+        live = self._lives[server]
+        self._lives[server] = live._replace(placed=live.placed + 1)
+        self._inside[server] += 1
+        if self._inside[server] > 1:
+            self.workers[server].queue.append(now)
+        else:
+            self.workers[server].busy_since = now
+            self._begin(server, now, now, work)
+
+    def _begin(self, server: int, now: float, came: float, work: float) -> None:
+        length = self.workers[server].seconds(self._random.expovariate(1 / work))
+        self._number += 1
+        heapq.heappush(self._ends, (now + length, self._number, server, came))
+
+    def _end(self, now: float, work: float) -> float:
+        _, _, server, begun = heapq.heappop(self._ends)
+        worker = self.workers[server]
+        self._inside[server] -= 1
+        if worker.queue:
+            self._begin(server, now, worker.queue.popleft(), work)
+        else:
+            worker.busy += now - worker.busy_since
+        return begun
 
     def _pick(self) -> int:
-        size = len(self.workers)
-        policy = self.vip.policy
-        if policy is Policy.HASH:
-            return self.random.randrange(size)
-        candidates: list[int] = list(range(size))
-        if policy is Policy.POWER_OF_TWO:
-            candidates = [self.random.randrange(size), self.random.randrange(size)]
-        elif policy is Policy.AWRR:
-            shares = self.watched.awrr or dict.fromkeys(range(size), 1.0)
-            return self.random.choices(list(shares), list(shares.values()))[0]
-        first = self.random.randrange(size)
-        return min(
-            candidates,
-            key=lambda each: (self.load[each] + self.placed[each] * self.step[each], (each - first) % size),
-        )
+        flow, random = self._random.getrandbits(64), self._random.getrandbits(64)
+        pool = self._pool
+        if self.vip.policy is Policy.AWRR and self.watched.awrr:
+            pool = Pool(range(len(self.workers)), schedule(self.watched.awrr))
+        self._turn += 1
+        server = pick(self.vip.policy, pool, self._lives, hash=flow, turn=self._turn, random=random)
+        assert server is not None
+        return server
 
     def _look(self, now: float) -> None:
-        interval = self.vip.load.interval
+        reports = {}
         for number, worker in enumerate(self.workers):
-            if self.inside[number]:
+            if self._inside[number]:
                 worker.busy += now - worker.busy_since
                 worker.busy_since = now
-            cpu = worker.elsewhere + (1 - worker.elsewhere) * worker.busy / interval
+            cpu = worker.elsewhere + (1 - worker.elsewhere) * worker.busy / self.vip.load.interval
             worker.busy = 0.0
-            self.heard[number] = Heard(Report(cpu), now)
-        counted = Counted(
-            self.connections.copy(), np.zeros(SERVER_IDS), np.zeros(SERVER_IDS), self._inside(), now
-        )
-        lives = self.watched.look(counted, self.heard.__getitem__, now)
+            reports[number] = Heard(Report(cpu), now)
+        inside, none = np.zeros(SERVER_IDS), np.zeros(SERVER_IDS)
+        inside[: len(self._inside)] = self._inside
+        counted = Counted(self.connections.copy(), none, none, inside, now)
+        lives = self.watched.look(counted, reports.__getitem__, now)
         if lives:
-            self._write(lives)
-
-    def _inside(self) -> np.ndarray:
-        result = np.zeros(SERVER_IDS)
-        result[: len(self.inside)] = self.inside
-        return result
-
-    def _write(self, lives: Lives) -> None:
-        for row, load, step in zip(
-            lives.rows.tolist(), lives.load.tolist(), lives.step.tolist(), strict=True
-        ):
-            self.load[row], self.step[row], self.placed[row] = load, step, 0
+            written = zip(lives.rows.tolist(), lives.load.tolist(), lives.step.tolist(), strict=True)
+            self._lives = {row: Live(load, step) for row, load, step in written}

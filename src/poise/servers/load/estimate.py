@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from poise.servers.load.look import SHIFT, Look
 from poise.servers.load.survival import BINS, STEP, Survival
 from poise.servers.model import SERVER_IDS
-from poise.servers.samples import KEPT, Numbers, Rows, Samples
+from poise.servers.samples import KEPT, Numbers, Rows, Samples, crowded
 
 _MISSED: Final = (
     0.25  # ends that may have been missed, to each that was seen; more silent flows are idle ones
@@ -24,6 +24,7 @@ _HALF_LIFE: Final = 3600.0  # seconds, of what is known of how many flows are sa
 _MODEST: Final = 1.0  # sampled flows that the configured share of samples counts as
 _SMOOTH: Final = 0.1  # of the servers' spread, a step
 _REFRESH: Final = 4.5  # seconds
+_MOST_KEPT: Final = 0.9
 _MOST_THINNED: Final = 3.0  # as a power of e
 _LEAST_SPREAD: Final = 1e-4
 
@@ -81,13 +82,15 @@ class Estimator:
             self._taken += (now.taken(former, same) / elapsed - self._taken) * _SMOOTH
         weights = self._open(now, vips) * self._thinned(now)
         weights[now.silence > _counts_for(vips, size)[now.row]] = 0.0
-        kept = now.kept / max(len(samples), 1)  # their rows were taken, so newcomers were not sampled
+        # Rows that are kept hide other flows: those that begin, and of those that go on about half as many.
+        kept = min(now.kept / len(samples), _MOST_KEPT)
+        weights *= crowded(now.kept, len(samples)) / max(now.kept, 1)
         begun = np.bincount(now.row, weights * now.begun, minlength=size)
-        other = np.bincount(now.row, weights * ~now.begun, minlength=size) / max(1.0 - kept, 0.1)
+        other = np.bincount(now.row, weights * ~now.begun, minlength=size)
         result = {}
         for vip, opened in vips.items():
             book = self._books.setdefault(vip, _Book())
-            book.enter(opened, float(new[vip]), elapsed)
+            book.enter(opened, float(new[vip]) / (1.0 - kept), elapsed)
             rows_ = vip * SERVER_IDS + opened.servers
             result[vip] = book.open(opened, begun[rows_], other[rows_], self._one_in)
         return result
@@ -189,4 +192,5 @@ class _Book:
         noise = float(((seen - awaited) ** 2 - awaited).sum()) / max(float((awaited**2).sum()), 1e-9)
         self._spread += (min(max(noise, 0.0), 1.0) - self._spread) * _SMOOTH
         trust = 1.0 / max(self._spread, _LEAST_SPREAD)
-        return (trust + seen) / (trust / np.maximum(expected, 1e-6) + 1.0 / factor)
+        drawn = (trust + seen) / (trust / np.maximum(expected, 1e-6) + 1.0 / factor)
+        return drawn * (total / drawn.sum())

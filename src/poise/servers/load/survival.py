@@ -70,5 +70,6 @@ class Survival:
             passed[number] = -width * np.log1p(-np.minimum(a_step, 0.999))
             told = told * _FADE + np.minimum(passed[number], 1.0) * at_risk[number] / width
             known = known * _FADE + at_risk[number] / width
-        ahead = np.cumsum(passed[::-1], axis=0)[::-1] - passed / 2  # from the middle of the bin
+        ahead = np.cumsum(passed[::-1], axis=0)[::-1]
+        ahead -= passed * ((1 - 1 / _WIDTHS) / 2)[:, None]  # on average, half of a bin's steps are over
         return -np.expm1(-ahead.T)

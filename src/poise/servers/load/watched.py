@@ -178,7 +178,7 @@ class Watched:
         whole = float(opened.sum()) if opened is not None else float(in_interval.sum())
         gain = self._gain(load, float(in_interval.sum()))
         if kind is LoadKind.CONNECTIONS:  # counted at a moment: what is known is their chance, even at first
-            gain = min(gain, whole / max(float(in_interval.sum()), 1.0))
+            gain = min(gain, whole / max(2 * float(in_interval.sum()), 1.0))
         return Measured(load, self._shares, in_interval, since, whole, gain), latency
 
     def _gain(self, load: Numbers, placed: float) -> float:
@@ -215,14 +215,15 @@ class Watched:
         if measured is None:
             self.awrr = None
             return
+        per_weight = measured.load / self._shares
         kept = self._mean[self.servers]
-        kept = np.where(np.isnan(kept), measured.load, kept)
+        kept = np.where(np.isnan(kept), per_weight, kept)
         # As it is, the formula would answer its own echo: half the load one time, twice the load the next.
-        mean = kept + (measured.load - kept) * _LATEST
+        mean = kept + (per_weight - kept) * min(measured.gain / 2, _LATEST)
         self._mean[self.servers] = mean
         ids = self.servers.tolist()
         loads = dict(zip(ids, mean.tolist(), strict=True))
-        weights = {number: int(share) for number, share in zip(ids, self._shares.tolist(), strict=True)}
+        weights = dict(zip(ids, self._shares.tolist(), strict=True))
         shares = awrr_shares(loads, weights, self.vip.awrr_alpha)
         if self.awrr is None or _differ(self.awrr, shares):
             self.awrr = shares
