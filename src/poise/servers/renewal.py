@@ -7,7 +7,7 @@ them, what came into the former tables meanwhile follows, and the new ones take 
 `next` throws it away, whoever finds `switched` ends that work.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -94,9 +94,7 @@ class Renewal:
         """Fill the new tables with what the former ones hold; returns what is in those that Python writes."""
         if "vips" in self._former or (self._pins / "vips").exists():
             self._vips = converted(self._former.get("vips", maps["vips"]).rows(), VIP, partly=True)
-        for name, former in self._former.items():
-            if name in carrying.REMEMBERED:
-                self._carried[name] = carrying.carry(name, former, maps[name], self._vips)
+        self._bring(carrying.carry, maps)
         if not any(name in self._fresh for name in contents.NAMES):
             return contents.read(maps)
         before = {name: self._former.get(name, maps[name]) for name in contents.NAMES}
@@ -106,19 +104,27 @@ class Renewal:
                 contents.carry_out(write, maps)
         return present
 
-    def begin_switch(self) -> None:
-        """Say that from now on programs may use the new tables; harmless if that was said."""
-        if (self._pins / NEXT).exists():
-            (self._pins / NEXT).rename(self._pins / SWITCHED)
+    def _bring(self, bring: Callable[..., carrying.Carried], maps: Mapping[str, Map]) -> None:
+        for name, former in self._former.items():
+            if name in carrying.REMEMBERED:
+                carried = self._carried.get(name)
+                self._carried[name] = bring(name, former, maps[name], carried, self._vips)
+
+    def switch(self, maps: Mapping[str, Map], replace_programs: Callable[[], None]) -> None:
+        """Have all programs replaced at once, and the new ones find what the former ones have just noted."""
+        if not (self._pins / NEXT).exists():
+            return
+        (self._pins / NEXT).rename(self._pins / SWITCHED)
+        self._bring(carrying.carry, maps)
+        replace_programs()
+        self._bring(carrying.follow, maps)
 
     def settle(self, maps: Mapping[str, Map]) -> None:
         """Have what came into the former tables meanwhile follow, and put the new ones in their places.
 
         When no program uses the former ones any more.
         """
-        self.begin_switch()
-        for name, carried in self._carried.items():
-            carrying.follow(name, self._former[name], maps[name], carried, self._vips)
+        self._bring(carrying.follow, maps)
         self._carried, self._former, self._fresh = {}, {}, []
         _take_places(self._pins)
         for path in bpffs.pins_in(self._pins):
