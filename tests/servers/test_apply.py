@@ -193,7 +193,7 @@ def test_a_renewal_that_was_killed_after_the_switch_is_ended(pins: Path) -> None
     with started(pins) as plane:
         replace_all(plane, BEFORE)
     with started(pins, replace(SMALL, vip_limit=32)) as plane:
-        plane._renewal.begin_switch()  # noqa: SLF001  as `attach` does
+        plane._switch()  # noqa: SLF001  as `attach` does
         replace_all(plane, AFTER)
     with started(pins, replace(SMALL, vip_limit=32)) as plane:
         check(plane, AFTER)

@@ -25,6 +25,7 @@ PERCPU_KINDS = (5, 6, 10)  # BPF_MAP_TYPE_PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_
 BATCH = 4096
 _BATCH_BYTES = 1 << 22
 _NEW = 1  # BPF_NOEXIST
+_LOCKED = 4  # BPF_F_LOCK
 
 
 class MapError(PoiseError):
@@ -229,6 +230,18 @@ class Map:
         found = np.zeros((len(records), self._copies), dtype)
         (found if dtype is self.dtype else found["value"])[...] = records
         return found.view(np.dtype((np.void, self._copies * self._stride)))[:, 0]
+
+    @contextmanager
+    def changing(self, row: int) -> Iterator[Records]:
+        """Yield a copy of an element that has a spin lock, [1], and write it back.
+
+        Each under the lock, but what a program does in between is lost: do little there.
+        """
+        record = np.zeros(1, self.dtype)
+        key, value = ctypes.byref(ctypes.c_uint32(row)), _pointer(record)
+        self._check("read", library().bpf_map_lookup_elem_flags(self.fd, key, value, ctypes.c_uint64(_LOCKED)))
+        yield record
+        self._check("write", library().bpf_map_update_elem(self.fd, key, value, ctypes.c_uint64(_LOCKED)))
 
     def clear(self, rows: NDArray[np.integer[Any]]) -> None:
         """Write zeros into elements of an array."""

@@ -84,15 +84,21 @@ class DataPlane:
 
         The programs of an earlier poise on it are replaced without a gap.
         """
-        self._renewal.begin_switch()
+        self._switch()
         pin = self._pins / (_LINK + interface.name)
         result = xdp.attach(self._object.program("balancer"), interface.name, interface.index, mode, pin)
         tc.attach_ingress(self._object.program("slow_path"), interface.index)
         return result
 
+    def _switch(self) -> None:
+        program = self._object.program("balancer")
+        pins = [self._pins / (_LINK + name) for name, ifindex in attached(self._pins).items() if ifindex]
+        self._renewal.switch(self._maps, lambda: xdp.replace(program, pins))
+
     def settle(self) -> None:
         """End an upgrade, once all interfaces are attached: what came into former tables meanwhile follows."""
         if not self._renewal.is_complete:
+            self._switch()
             grace.wait()  # for programs that still write into the former tables
             self._renewal.settle(self._maps)
 

@@ -24,20 +24,19 @@ Carried = Records | frozenset[bytes]
 """What a former table held when it was carried."""
 
 
-def carry(name: str, former: Map, fresh: Map, vips: Records) -> Carried:
-    """Fill a new table, which no program uses yet; returns what `follow` needs.
+def carry(name: str, former: Map, fresh: Map, carried: Carried | None, vips: Records) -> Carried:
+    """Bring what a table holds into a new one, which no program uses yet; returns it, for the next time.
 
-    vips: the rows of all VIPs, for the hashes of their flows.
+    carried: what was brought there already. vips: the rows of all VIPs, for the hashes of their flows.
     """
     if name in FLOWS:
-        keys, values = former.elements()
-        fresh.put(keys, values)
-        return _packed(keys, values)
+        return _carry_flows(former, fresh, carried)
     rows = former.rows()
+    before = carried if isinstance(carried, np.ndarray) else None
     if name == "handshakes":
         handshakes.fill(rows, fresh)
     elif name == "connections":
-        connections.fill(rows, fresh, vips)
+        connections.fill(rows, before, fresh, vips)
     else:
         common = rows[: fresh.max_entries]
         used = np.flatnonzero(octets(common).any(axis=1))
@@ -45,34 +44,37 @@ def carry(name: str, former: Map, fresh: Map, vips: Records) -> Carried:
     return rows
 
 
-def follow(name: str, former: Map, fresh: Map, carried: Carried | None, vips: Records) -> None:
-    """Carry what changed in the former table since; carried: None if that is not known any more."""
+def follow(name: str, former: Map, fresh: Map, carried: Carried | None, vips: Records) -> Carried:
+    """Bring what changed in the former table since, while programs use the new one; see `carry`.
+
+    carried: None if that is not known any more.
+    """
     if name in FLOWS:
-        keys, values = former.elements()
-        known = carried if isinstance(carried, frozenset) else frozenset()
-        new = np.array([each not in known for each in _packed_list(keys, values)], np.bool_)
-        fresh.put_new(keys[new], values[new])
-        return
+        return _carry_flows(former, fresh, carried)
     rows = former.rows()
     before = carried if isinstance(carried, np.ndarray) else None
     if name == "handshakes":
         handshakes.follow(rows, before, fresh)
     elif name == "connections":
         connections.follow(rows, before, fresh, vips)
-    elif before is None:
-        return  # to count it twice would be worse than not to
-    elif name in COUNTERS:
-        _add(rows, before, fresh)
-    else:
-        _replace(rows, before, fresh)
+    elif before is not None:  # otherwise, to count it twice would be worse than not to
+        (_add if name in COUNTERS else _replace)(rows, before, fresh)
+    return rows
+
+
+def _carry_flows(former: Map, fresh: Map, carried: Carried | None) -> frozenset[bytes]:
+    keys, values = former.elements()
+    packed = _packed_list(keys, values)
+    if carried is None:
+        fresh.put(keys, values)
+    elif isinstance(carried, frozenset):
+        new = np.array([each not in carried for each in packed], np.bool_)
+        fresh.put_new(keys[new], values[new])
+    return frozenset(packed)
 
 
 def _packed_list(keys: Records, values: Records) -> list[bytes]:
     return [key.tobytes() + value.tobytes() for key, value in zip(octets(keys), octets(values), strict=True)]
-
-
-def _packed(keys: Records, values: Records) -> frozenset[bytes]:
-    return frozenset(_packed_list(keys, values))
 
 
 def _add(rows: Records, before: Records, fresh: Map) -> None:

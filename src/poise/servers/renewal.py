@@ -7,7 +7,7 @@ them, what came into the former tables meanwhile follows, and the new ones take 
 `next` throws it away, whoever finds `switched` ends that work.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,6 @@ import numpy as np
 from poise.kernel import bpffs
 from poise.kernel.btf import Bytes
 from poise.kernel.libbpf import Object
-from poise.kernel.library import BpfError
 from poise.kernel.maps import Map, open_pinned
 from poise.kernel.records import converted
 from poise.servers import carrying, contents, ends
@@ -27,8 +26,10 @@ from poise.servers.tables import RECORDS, Present, Shape
 
 NEXT: Final = "next"
 SWITCHED: Final = "switched"
-# The rows of the first are named by number in the rows of the second.
-_TOGETHER: Final = ("vips", "origins")
+_ENDS: Final = ("vips", "origins")
+# Which tables are made anew if one of these is: rows of VIPs are named by number in those of origins, and the
+# settings tell how many rows the other two have.
+_FOLLOWS: Final = {"vips": ("origins",), "origins": ("vips",), "settings": ("handshakes", "connections")}
 
 
 class Renewal:
@@ -45,8 +46,10 @@ class Renewal:
         self._is_first = not any((pins / name).exists() for name in self.names)
         pinned = {name: self._pinned(name) for name in self.names}
         usable = {name: found for name, found in pinned.items() if found and self._fits(name, found)}
-        if not all(name in usable for name in _TOGETHER):
-            usable = {name: found for name, found in usable.items() if name not in _TOGETHER}
+        fresh = {name for name in self.names if name not in usable}
+        for name, others in _FOLLOWS.items():
+            if fresh & set(others):
+                usable.pop(name, None)
         for name, found in usable.items():
             balancer.use_map(name, found.fd)
         self._fresh = [name for name in self.names if name not in usable]
@@ -91,9 +94,7 @@ class Renewal:
         """Fill the new tables with what the former ones hold; returns what is in those that Python writes."""
         if "vips" in self._former or (self._pins / "vips").exists():
             self._vips = converted(self._former.get("vips", maps["vips"]).rows(), VIP, partly=True)
-        for name, former in self._former.items():
-            if name in carrying.REMEMBERED:
-                self._carried[name] = carrying.carry(name, former, maps[name], self._vips)
+        self._bring(carrying.carry, maps)
         if not any(name in self._fresh for name in contents.NAMES):
             return contents.read(maps)
         before = {name: self._former.get(name, maps[name]) for name in contents.NAMES}
@@ -103,23 +104,31 @@ class Renewal:
                 contents.carry_out(write, maps)
         return present
 
-    def begin_switch(self) -> None:
-        """Say that from now on programs may use the new tables; harmless if that was said."""
-        if (self._pins / NEXT).exists():
-            (self._pins / NEXT).rename(self._pins / SWITCHED)
+    def _bring(self, bring: Callable[..., carrying.Carried], maps: Mapping[str, Map]) -> None:
+        for name, former in self._former.items():
+            if name in carrying.REMEMBERED:
+                carried = self._carried.get(name)
+                self._carried[name] = bring(name, former, maps[name], carried, self._vips)
+
+    def switch(self, maps: Mapping[str, Map], replace_programs: Callable[[], None]) -> None:
+        """Have all programs replaced at once, and the new ones find what the former ones have just noted."""
+        if not (self._pins / NEXT).exists():
+            return
+        (self._pins / NEXT).rename(self._pins / SWITCHED)
+        self._bring(carrying.carry, maps)
+        replace_programs()
+        self._bring(carrying.follow, maps)
 
     def settle(self, maps: Mapping[str, Map]) -> None:
         """Have what came into the former tables meanwhile follow, and put the new ones in their places.
 
         When no program uses the former ones any more.
         """
-        self.begin_switch()
-        for name, carried in self._carried.items():
-            carrying.follow(name, self._former[name], maps[name], carried, self._vips)
+        self._bring(carrying.follow, maps)
         self._carried, self._former, self._fresh = {}, {}, []
         _take_places(self._pins)
         for path in bpffs.pins_in(self._pins):
-            if path.name not in self.names and _is_map(path):
+            if path.name not in self.names and bpffs.is_map(path):
                 path.unlink()
         self._open.close()
 
@@ -151,21 +160,11 @@ def _remove(directory: Path) -> None:
         directory.rmdir()
 
 
-def _is_map(path: Path) -> bool:
-    if path.is_dir():
-        return False
-    try:
-        with open_pinned(path):
-            return True
-    except BpfError:  # a link
-        return False
-
-
 def fitted(before: Present, shape: Shape) -> Present:
     """Return a content in tables of another size; what does not fit them is left out. Raises Crowded."""
     found = Present.empty(shape)
     for name in RECORDS:
-        if name not in _TOGETHER:
+        if name not in _ENDS:
             former: Records = getattr(before, name)
             rows = min(len(former), len(getattr(found, name)))
             getattr(found, name)[:rows] = former[:rows]
