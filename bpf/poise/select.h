@@ -141,26 +141,12 @@ static __always_inline int select_least(const struct vip *vip, const struct pool
 	return chosen % SERVER_IDS;
 }
 
-/* Functions of their own, so that the verifier follows each once. */
-__attribute__((noinline)) int pick_two(const struct vip *vip, __u64 random)
-{
-	struct pool *pool = vip ? bpf_map_lookup_elem(&pools, &vip->pool) : NULL;
-
-	return pool ? select_at_random(vip, pool, random, 2) : NO_SERVER;
-}
-
-__attribute__((noinline)) int pick_prequal(const struct vip *vip, __u64 random)
-{
-	struct pool *pool = vip ? bpf_map_lookup_elem(&pools, &vip->pool) : NULL;
-
-	return pool ? select_at_random(vip, pool, random, 3) : NO_SERVER;
-}
-
+/* A function of its own, so that the verifier follows the loop once. */
 __attribute__((noinline)) int pick_least(const struct vip *vip, __u32 turn)
 {
 	struct pool *pool = vip ? bpf_map_lookup_elem(&pools, &vip->pool) : NULL;
 
-	return pool && pool->turns && pool->size ? select_least(vip, pool, turn) : NO_SERVER;
+	return pool && pool->turns ? select_least(vip, pool, turn) : NO_SERVER;
 }
 
 static __always_inline __u32 take_turn(const struct vip *vip)
@@ -168,15 +154,6 @@ static __always_inline __u32 take_turn(const struct vip *vip)
 	__u32 *turn = bpf_map_lookup_elem(&turns, &vip->index);
 
 	return turn ? __sync_fetch_and_add(turn, 1) : 0;
-}
-
-/* Has the load of a server rise at once, however late the next report is. */
-static __always_inline void count_placed(const struct vip *vip, __u32 id)
-{
-	struct live *live = live_of(vip, id);
-
-	if (live)
-		__sync_fetch_and_add(&live->placed, 1);
 }
 
 /*
@@ -214,44 +191,62 @@ static __always_inline bool looks_at_load(const struct vip *vip)
 	return vip->policy >= POLICY_TWO;
 }
 
-/*
- * The server of a new connection by the VIP's policy; NO_SERVER if none takes any. `isn`: a number that
- * differs from one connection of the flow to the next.
- */
-__attribute__((noinline)) int select_by_policy(const struct vip *vip, __u64 hash, __u32 isn)
+/* The same for policies that look at the load. `isn`: as below. */
+__attribute__((noinline)) int select_by_load(const struct vip *vip, __u64 hash, __u32 isn)
 {
 	__u32 turn = hash >> 32;
 	struct pool *pool;
+	struct live *live;
 	__u64 random;
 	int id;
 
 	if (!vip)
 		return NO_SERVER;
-	if (vip->policy == POLICY_HASH || vip->policy == POLICY_MAGLEV)
-		return select_by_hash(vip, hash);
 	pool = bpf_map_lookup_elem(&pools, &vip->pool);
 	if (!pool || !pool->turns)
 		return NO_SERVER;
 	random = (hash ^ isn * HASH_FACTOR) * HASH_FACTOR;
 	random ^= random >> 32;
-	switch (vip->policy) {
-	case POLICY_TWO:
-		id = pick_two(vip, random);
-		break;
-	case POLICY_PREQUAL:
-		id = pick_prequal(vip, random);
-		break;
-	case POLICY_LEAST:
+	if (vip->policy == POLICY_TWO) {
+		id = select_at_random(vip, pool, random, 2);
+	} else if (vip->policy == POLICY_PREQUAL) {
+		id = select_at_random(vip, pool, random, 3);
+	} else {
 		turn = take_turn(vip);
 		id = pick_least(vip, turn);
-		break;
-	default:
-		turn = take_turn(vip);
-		id = scheduled(pool, turn % pool->turns);
 	}
 	if (id < 0 || !may_connect(vip, id))
 		id = next_ready(vip, turn + 1);
-	if (id >= 0 && looks_at_load(vip))
-		count_placed(vip, id);
+	if (id < 0)
+		return NO_SERVER;
+	/* Its load rises at once, however late the next report is. */
+	live = live_of(vip, id);
+	if (live)
+		__sync_fetch_and_add(&live->placed, 1);
 	return id;
+}
+
+static __always_inline int select_by_turn(const struct vip *vip)
+{
+	struct pool *pool = bpf_map_lookup_elem(&pools, &vip->pool);
+	__u32 turn = take_turn(vip);
+	int id;
+
+	if (!pool || !pool->turns)
+		return NO_SERVER;
+	id = scheduled(pool, turn % pool->turns);
+	return may_connect(vip, id) ? id : next_ready(vip, turn + 1);
+}
+
+/*
+ * The server of a new connection by the VIP's policy; NO_SERVER if none takes any. `isn`: a number that
+ * differs from one connection of the flow to the next.
+ */
+static __always_inline int select_by_policy(const struct vip *vip, __u64 hash, __u32 isn)
+{
+	if (vip->policy == POLICY_TURN)
+		return select_by_turn(vip);
+	if (looks_at_load(vip))
+		return select_by_load(vip, hash, isn);
+	return select_by_hash(vip, hash);
 }

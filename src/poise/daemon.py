@@ -68,6 +68,7 @@ async def up(path: Path, *, xdp_mode: XdpMode | None = None, set_up_host: bool =
     Raises PoiseError if it cannot start; what it had begun is undone then, unless an earlier
     process's packets flow already.
     """
+    gc.disable()  # until all is made: garbage is not what a start makes
     loader = Loader(path)
     settings = {} if xdp_mode is None else {"xdp_mode": xdp_mode}
     config = loader.load().model_copy(update=settings)
@@ -189,6 +190,7 @@ def _start(
     # What was made so far stays: looking it through for garbage, again and again, would take seconds.
     gc.collect()
     gc.freeze()
+    gc.enable()
     return _Running(controller, drains, service)
 
 
@@ -225,7 +227,7 @@ async def _reload(service: Service) -> None:
 
 
 async def _attempt(what: Callable[[], None]) -> None:
-    """Do something in a thread; what the kernel or a full disk refuses is logged: the next time may be better."""
+    """Do something in a thread; what the kernel or a full disk refuses is logged: it is done again anyway."""
     try:
         await to_thread.run_sync(what)
     except PoiseError as error:

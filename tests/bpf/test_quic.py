@@ -29,13 +29,13 @@ SOURCE = """
 SEC("xdp")
 int in_xdp(struct xdp_md *ctx)
 {
-	return SERVER_IDS + quic_server((void *)(long)ctx->data, (void *)(long)ctx->data_end, 127);
+	return SERVER_IDS + quic_server((void *)(long)ctx->data, (void *)(long)ctx->data_end, 63);
 }
 
 SEC("tc")
 int in_tc(struct __sk_buff *skb)
 {
-	return SERVER_IDS + quic_server((void *)(long)skb->data, (void *)(long)skb->data_end, 127);
+	return SERVER_IDS + quic_server((void *)(long)skb->data, (void *)(long)skb->data_end, 63);
 }
 """
 WITHOUT_CRYPTO = "".join(

@@ -21,9 +21,11 @@ from poise.errors import PoiseError
 from poise.kernel import netlink
 from poise.kernel.libbpf import Object, Program
 from poise.lab.namespaces import Lab
-from poise.servers.apply import carry_out
+from poise.servers.contents import carry_out, shape_of
 from poise.servers.model import SERVER_IDS, Hop, Mode, Model, Policy, Protocol, QuicIds, Server, State, Vip
-from poise.servers.tables import Shape, Tables, address_row, desired, plan
+from poise.servers.plan import plan
+from poise.servers.rows import address_row, of_model
+from poise.servers.tables import Present
 
 REPETITIONS = 7
 BURSTS = 20  # of one repetition, which counts as its fastest: others on the machine only ever slow one down
@@ -76,6 +78,7 @@ _SYN, _ACK = 0x02, 0x10
 _TCP, _UDP = 6, 17
 _FRAME = 66  # bytes, that the generator can write a whole TCP header into any of them
 _FLOW_RATE = 10_000  # per second, as poise.yaml has it by default
+_SAMPLE_MASK = 63  # likewise
 
 
 def run(flows: list[int]) -> list[dict[str, object]]:
@@ -159,15 +162,14 @@ def _fill(balancer: Object, ifindex: int) -> None:
         vips.append(replace(vip, servers=servers))
     model = Model(tuple(vips))
     hop = Hop(None, ifindex, _SERVER_MAC, _OWN_MAC, valid=True)
-    shape = Shape(balancer.map("vips").max_entries, balancer.map("origins").max_entries)
     hops = {server.address: hop for _, server in model.servers()}
-    content = desired(model, hops, frozenset(), {}, key=bytes(range(16)), present=Tables(), shape=shape)
+    content = of_model(model, hops, bytes(range(16)))
     tables = (
         *("vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs"),
         "quic_configs",
     )
     maps = {name: balancer.map(name) for name in tables}
-    for step in plan(Tables(), content):
+    for step in plan(Present.empty(shape_of(maps)), content):
         carry_out(step, maps)
     rows = balancer.map("handshakes").max_entries
     balancer.map("settings").set(
@@ -176,6 +178,7 @@ def _fill(balancer: Object, ifindex: int) -> None:
             "handshake_mask": rows - 1,
             "flow_rate": _FLOW_RATE,
             "connection_mask": balancer.map("connections").max_entries - 1,
+            "sample_mask": _SAMPLE_MASK,
         },
     )
 

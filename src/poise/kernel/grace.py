@@ -2,7 +2,6 @@
 """Waiting until no BPF program still works with what a map held before: a grace period of RCU."""
 
 import ctypes
-import errno
 import os
 import platform
 

@@ -191,7 +191,8 @@ class Map:
             data = self._read_batch(at, min(step, end - at))
             found[at - first : at - first + step] = data.view(dtype).reshape(-1, self._copies)
         values = found if dtype is self.dtype else found["value"]
-        return values if self.kind in PERCPU_KINDS else values[:, 0]
+        chosen: Records = values if self.kind in PERCPU_KINDS else values[:, 0]
+        return chosen
 
     def sums(self, first: int = 0, number: int | None = None) -> Records:
         """Return elements of a per-CPU array of counters, each member summed over the CPUs."""

@@ -50,7 +50,7 @@ def converted(records: Records, dtype: np.dtype[Any], *, partly: bool = False) -
     """
     if records.dtype == dtype:
         return records
-    found = np.zeros(len(records), dtype)
+    found = np.zeros(records.shape, dtype)
     if dtype.names is None or records.dtype.names is None:
         found[...] = records
         return found
@@ -74,6 +74,7 @@ def _fitted(values: Records, shape: tuple[int, ...], *, partly: bool) -> Records
 
 
 def octets(records: Records) -> NDArray[np.uint8]:
-    """Return the bytes of each record: [n, size]."""
+    """Return the bytes of each record, or of each row of records: [n, size]."""
     packed = np.ascontiguousarray(records)
-    return packed.view(np.uint8).reshape(len(packed), packed.dtype.itemsize)
+    size = packed.dtype.itemsize * int(np.prod(packed.shape[1:]))
+    return packed.view(np.uint8).reshape(len(packed), size)

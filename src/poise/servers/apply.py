@@ -15,7 +15,7 @@ from poise.kernel.netlink import Interface
 from poise.quic import tables as quic
 from poise.quic.keys import set_key
 from poise.servers.connections import Connections
-from poise.servers.contents import NAMES, carry_out, read, shape_of
+from poise.servers.contents import carry_out, read, shape_of
 from poise.servers.ends import GONE
 from poise.servers.limits import Limits
 from poise.servers.model import Link, Vip
@@ -23,7 +23,7 @@ from poise.servers.plan import Changes, new_servers, plan
 from poise.servers.readings import Readings
 from poise.servers.renewal import NEXT, SWITCHED, Renewal
 from poise.servers.rows import IS_WATCHED, VipTables
-from poise.servers.tables import Network, Present, Write
+from poise.servers.tables import Network, Write
 from poise.servers.watching import Flow, Watched, Watches
 
 __all__ = ["DataPlane", "Limits", "attached", "detach", "discard", "stop"]

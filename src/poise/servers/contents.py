@@ -13,7 +13,7 @@ from poise.kernel.maps import Map
 from poise.kernel.records import Records, converted
 from poise.servers import maglev
 from poise.servers.ends import GONE
-from poise.servers.rows import Pool
+from poise.servers.rows import Pool, address_row
 from poise.servers.tables import RECORDS, Network, Present, Shape, Write
 
 NAMES: Final = (*RECORDS, "pools", "maglevs", "links", "direct", "direct6")
@@ -76,11 +76,10 @@ def _maglev_ids(weights: tuple[tuple[int, int], ...]) -> NDArray[np.uint16]:
 
 def read(tables: Mapping[str, Map]) -> Present:
     """Return what the kernel's tables hold; members that are not in their layouts are zero."""
-    found = {name: converted(tables[name].rows(), dtype, partly=True) for name, dtype in RECORDS.items()}
-    live = found["vips"]["end"] > GONE
-    present = Present(**found)
-    for vip in found["vips"][live]:
-        number = int(vip["pool"])
+    present = Present.empty(shape_of(tables))
+    for name, dtype in RECORDS.items():
+        setattr(present, name, converted(tables[name].rows(), dtype, partly=True))
+    for number in present.vips["pool"][present.vips["end"] > GONE].tolist():
         present.pools[number] = _pool(tables["pools"].rows(number, 1))
     present.links = {key: _without_padding(row) for key, row in tables["links"].items()}
     present.direct = {*_prefixes(tables["direct"]), *_prefixes(tables["direct6"])}
@@ -99,9 +98,7 @@ def _prefix(tables: Mapping[str, Map], network: Network) -> tuple[Map, dict[str,
     """Return the table that a `direct:` prefix belongs in, and its key there."""
     if network.version == 4:
         return tables["direct"], {"length": network.prefixlen, "address": int(network.network_address)}
-    packed = network.network_address.packed
-    words = tuple(int.from_bytes(packed[at : at + 4], "big") for at in range(0, 16, 4))
-    return tables["direct6"], {"length": network.prefixlen, "address": {"word": words}}
+    return tables["direct6"], {"length": network.prefixlen, "address": address_row(network.network_address)}
 
 
 def _prefixes(table: Map) -> Iterator[Network]:

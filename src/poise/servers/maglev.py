@@ -7,6 +7,7 @@ larger weight take more of them in a round. When servers come and go, most rows 
 """
 
 from collections.abc import Mapping
+from functools import cache, lru_cache
 
 from poise.servers.cookie import siphash
 
@@ -17,31 +18,41 @@ _KEY = bytes(16)  # nothing here is secret, but every balancer should make the s
 def table(weights: Mapping[int, int]) -> tuple[int, ...]:
     """Return the server id of each of ROWS rows; all 0 if there are no servers.
 
-    weights: by server id, at least 1. Rows are in proportion to them.
+    weights: by server id, at least 1. Rows are in proportion to them. What was asked for lately is at hand.
     """
+    return _table(tuple(sorted(weights.items())))
+
+
+@lru_cache(maxsize=64)
+def _table(weights: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
     if not weights:
         return (0,) * ROWS
-    walks = {server: _walk(server) for server in weights}
-    largest = max(weights.values())
-    credit = dict.fromkeys(weights, 0)
+    largest = max(weight for _, weight in weights)
+    servers = [(server, weight, *_walk(server)) for server, weight in weights]
+    saved = [0] * len(servers)
+    next_rows = [row for _, _, row, _ in servers]
     rows = [-1] * ROWS
     left = ROWS
     while True:
-        for server, weight in weights.items():
-            credit[server] += weight
-            if credit[server] < largest:
+        for place, (server, weight, _, stride) in enumerate(servers):
+            credit = saved[place] + weight
+            if credit < largest:
+                saved[place] = credit
                 continue
-            credit[server] -= largest
-            row, stride = walks[server]
+            saved[place] = credit - largest
+            row = next_rows[place]
             while rows[row] >= 0:
-                row = (row + stride) % ROWS
+                row += stride
+                if row >= ROWS:
+                    row -= ROWS
             rows[row] = server
-            walks[server] = ((row + stride) % ROWS, stride)
+            next_rows[place] = row
             left -= 1
             if not left:
                 return tuple(rows)
 
 
+@cache
 def _walk(server: int) -> tuple[int, int]:
     """Return a server's first row and its stride."""
     number = siphash(_KEY, server.to_bytes(8, "little"))

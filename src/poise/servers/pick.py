@@ -1,35 +1,135 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stand-in, not committed."""
+"""Which server a new connection gets: the counterpart of bpf/poise/select.h, pick for pick.
 
-from collections.abc import Mapping
-from typing import Any
+Pure, as decide.py.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from poise.servers.model import Policy
+
+# MAX_TRIED, MAX_LOAD, RANDOM_BITS and HASH_FACTOR of bpf/poise
+_TRIED = 8
+_MAX_LOAD = 0xFFFFFFFF
+_RANDOM_BITS = 21
+_HASH_FACTOR = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+_TRIES = {Policy.POWER_OF_TWO: 2, Policy.PREQUAL: 3}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Who takes new connections: struct pool and the Maglev table with the same number.
+
+    hot_above: of the VIP, for Prequal.
+    """
+
+    ids: Sequence[int] = ()
+    schedule: Sequence[int] = ()
+    maglev: Sequence[int] = ()
+    hot_above: int = 0
+
+
+class Live(NamedTuple):
+    """How busy a server is: struct live."""
+
+    load: int = 0
+    step: int = 0
+    placed: int = 0
+    latency: int = 0
+
+    @property
+    def in_effect(self) -> int:
+        """The load that counts: as reported, and what was placed since."""
+        return min(self.load + self.placed * self.step, _MAX_LOAD)
+
+
+_IDLE = Live()
+
+
+def random_number(flow_hash: int, isn: int) -> int:
+    """Return the 64 random bits of a connection: from its flow's hash and the client's ISN."""
+    number = (flow_hash ^ isn * _HASH_FACTOR & _MASK) * _HASH_FACTOR & _MASK
+    return number ^ number >> 32
 
 
 def pick(
-    policy: Any, pool: Any, lives: Mapping[int, Any], *, hash: int = 0, turn: int = 0, random: int = 0
+    policy: Policy,
+    pool: Pool,
+    lives: Mapping[int, Live],
+    *,
+    hash: int = 0,  # noqa: A002  of the flow
+    turn: int = 0,
+    random: int | None = None,
+    ready: Collection[int] | None = None,
 ) -> int | None:
-    from poise.servers import maglev
-    from poise.servers.model import Policy
+    """Return the id of the server of a new connection, or None if no server takes any.
 
-    ids, weights, sch = pool
-    if not sch:
+    hash: of the flow. turn: of the VIP, before the pick. random: see random_number(), that of ISN 0 if
+    left out. ready: who takes connections, None for all; others may be in the pool while it changes.
+    """
+    turns = len(pool.schedule)
+    if not turns:
         return None
-    n = len(sch)
-    if policy == Policy.HASH:
-        return sch[(hash >> 32) % n]
-    if policy == Policy.MAGLEV:
-        return maglev.table(dict(zip(ids, weights)))[(hash >> 32) * maglev.ROWS >> 32]
-    if policy == Policy.LEAST_LOADED:
-        best = sch[turn % n]
-        for i in ids:
-            if lives[i].load < lives[best].load:
-                best = i
-        return best
-    if policy in (Policy.POWER_OF_TWO, Policy.PREQUAL):
-        best = None
-        for k in range(2 if policy == Policy.POWER_OF_TWO else 3):
-            i = sch[((random >> k * 21) & (1 << 21) - 1) * n >> 21]
-            if best is None or lives[i].load < lives[best].load:
-                best = i
-        return best
-    return sch[turn % n]
+    random = random_number(hash, 0) if random is None else random
+    upper = hash >> 32
+    match policy:
+        case Policy.HASH:
+            turn = upper % turns
+            chosen = pool.schedule[turn]
+        case Policy.MAGLEV:
+            turn = upper % turns
+            chosen = pool.maglev[upper * len(pool.maglev) >> 32]
+        case Policy.POWER_OF_TWO | Policy.PREQUAL:
+            turn = upper
+            chosen = _at_random(policy, pool, lives, random)
+        case Policy.LEAST_LOADED:
+            chosen = _least(pool, lives, turn)
+        case _:
+            chosen = pool.schedule[turn % turns]
+    if ready is None or chosen in ready:
+        return chosen
+    return _next_ready(pool, turn + 1 & 0xFFFFFFFF, ready)
+
+
+def _next_ready(pool: Pool, turn: int, ready: Collection[int]) -> int | None:
+    tried = [pool.schedule[(turn + number) % 2**32 % len(pool.schedule)] for number in range(_TRIED)]
+    return next((server for server in (*tried, *pool.ids) if server in ready), None)
+
+
+def _least(pool: Pool, lives: Mapping[int, Live], turn: int) -> int:
+    """Return the least loaded; among equals whose turn it is, or the first."""
+    chosen = pool.schedule[turn % len(pool.schedule)]
+    return min((chosen, *pool.ids), key=lambda server: lives.get(server, _IDLE).in_effect)
+
+
+def _at_random(policy: Policy, pool: Pool, lives: Mapping[int, Live], random: int) -> int:
+    """Return the better one of some random turns; among equals the first."""
+    best = drawn(pool, random, 0)
+    for which in range(1, _TRIES[policy]):
+        other = drawn(pool, random, which)
+        one, best_one = lives.get(other, _IDLE), lives.get(best, _IDLE)
+        if policy == Policy.PREQUAL:
+            better = _is_better(one, best_one, pool.hot_above)
+        else:
+            better = one.in_effect < best_one.in_effect
+        best = other if better else best
+    return best
+
+
+def drawn(pool: Pool, random: int, which: int) -> int:
+    """Return the server that is drawn first (`which` 0), second or third."""
+    part = random >> which * _RANDOM_BITS & (1 << _RANDOM_BITS) - 1
+    return pool.schedule[part * len(pool.schedule) >> _RANDOM_BITS]
+
+
+def _is_better(one: Live, other: Live, hot_above: int) -> bool:
+    hot, other_hot = one.in_effect > hot_above, other.in_effect > hot_above
+    if hot != other_hot:
+        return other_hot
+    if not hot and one.latency and other.latency:
+        return one.latency < other.latency
+    return one.in_effect < other.in_effect

@@ -14,8 +14,7 @@ from poise.quic.tables import CODEPOINTS
 from poise.servers import ends
 from poise.servers.ends import GONE
 from poise.servers.model import SERVER_IDS, Link
-from poise.servers.rows import ADDRESS, CUT, IS_WATCHED, ORIGIN, QUIC_CONFIG, SERVER, VIP, Records, VipTables
-from poise.servers.rows import origins_of
+from poise.servers.rows import CUT, IS_WATCHED, ORIGIN, VIP, Records, VipTables, origins_of
 from poise.servers.tables import Network, Present, Write, differs, is_set, link_rows
 
 Changes = Mapping[int, VipTables | None]
@@ -165,7 +164,7 @@ def _gone(
 def _pools(
     present: Present, wanted: list[VipTables], vips: tuple[NDArray[np.intp], Records]
 ) -> Iterator[Write]:
-    """Yield the pools that VIPs are to use from now on; each is written afresh, and its Maglev table before."""
+    """Yield the pools that VIPs are to use from now on, each written afresh, its Maglev table first."""
     contents = {tables.index: tables.pool for tables in wanted}
     numbers, pools = [], []
     for row, record in zip(*vips, strict=True):
@@ -204,10 +203,8 @@ def _origins(
     last = changed & (records["cut"] != 0)
     then = changed & ~last & (held["end"] == records["end"]) & (held["vip_row"] != records["vip_row"])
     first = changed & ~last & ~then
-    return _Origins(
-        *(list(_part("origins", places[part], records[part])) for part in (first, then, last)),
-        list(_part("origins", *gone)),
-    )
+    in_turn = [list(_part("origins", places[part], records[part])) for part in (first, then, last)]
+    return _Origins(in_turn[0], in_turn[1], in_turn[2], list(_part("origins", *gone)))
 
 
 def _claims(
@@ -228,7 +225,8 @@ def _claims(
     claims = claims[~(by_others & (claims["cut"] != 0))]
     order = np.argsort(claims["cut"] == 0, kind="stable")[::-1]  # those that are cut come last
     _, winners = np.unique(claims["end"][order], return_index=True)
-    return claims[order[winners]]
+    chosen: Records = claims[order[winners]]
+    return chosen
 
 
 def _cut_elsewhere(present: Present, concerned: NDArray[np.int64]) -> Records:

@@ -113,6 +113,7 @@ class Renewal:
 
         When no program uses the former ones any more.
         """
+        self.begin_switch()
         for name, carried in self._carried.items():
             carrying.follow(name, self._former[name], maps[name], carried, self._vips)
         self._carried, self._former, self._fresh = {}, {}, []

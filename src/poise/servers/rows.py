@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from poise.quic import tables as quic
 from poise.servers import cookie
-from poise.servers.ends import end_numbers, end_of
+from poise.servers.ends import Row, end_numbers, end_of
 from poise.servers.model import (
     SERVER_IDS,
     Address,
@@ -22,6 +22,7 @@ from poise.servers.model import (
     Layout,
     Link,
     Mode,
+    Model,
     Policy,
     Protocol,
     Server,
@@ -29,7 +30,7 @@ from poise.servers.model import (
     Vip,
 )
 from poise.servers.schedule import schedule
-from poise.servers.standing import Choice
+from poise.servers.standing import Choice, Standing, choice
 
 Records = NDArray[Any]
 """A one-dimensional structured array."""
@@ -139,10 +140,10 @@ def flags_for(direct: Iterable[object], links: Mapping[int, Link]) -> int:
     return (ASKS_DIRECT if any(True for _ in direct) else 0) | (ASKS_LINKS if links else 0)
 
 
-def desired(vip: Vip, choice: Choice, hops: Mapping[Address, Hop], key: bytes, flags: int = 0) -> VipTables:
+def desired(vip: Vip, chosen: Choice, hops: Mapping[Address, Hop], key: bytes, flags: int = 0) -> VipTables:
     """Return what the tables should hold of a VIP.
 
-    choice: who takes new connections. hops: by server address; a server without one cannot be sent to.
+    chosen: who takes new connections. hops: by server address; a server without one cannot be sent to.
     key: of the cookie. flags: as `flags_for` tells.
     """
     rows = [_server_row(server, hops.get(server.address)) for server in vip.servers]
@@ -153,14 +154,31 @@ def desired(vip: Vip, choice: Choice, hops: Mapping[Address, Hop], key: bytes, f
     servers[ids], server_addresses[ids] = packed, addresses
     return VipTables(
         index=vip.index,
-        vip=_vip_row(vip, choice.hot_above, key, flags),
+        vip=_vip_row(vip, chosen.hot_above, key, flags),
         address=addresses_of([vip.address]),
         servers=servers,
         server_addresses=server_addresses,
         origins=origins_of(vip.index, vip.protocol.number, ids, packed, addresses),
-        pool=_pool(choice),
+        pool=_pool(chosen),
         quic_configs=_quic_rows(vip),
     )
+
+
+def of_model(
+    model: Model,
+    hops: Mapping[Address, Hop],
+    key: bytes,
+    direct: Iterable[object] = (),
+    links: Mapping[int, Link] | None = None,
+) -> dict[int, VipTables]:
+    """Return what the tables should hold of all VIPs, where nothing is known of servers but valid hops to them."""
+    flags = flags_for(direct, links or {})
+    wanted = {}
+    for vip in model.vips:
+        found = ((server.id, hops.get(server.address)) for server in vip.servers)
+        standings = {number: Standing(reachable=hop is not None and hop.valid) for number, hop in found}
+        wanted[vip.index] = desired(vip, choice(vip, standings), hops, key, flags)
+    return wanted
 
 
 def _vip_row(vip: Vip, hot_above: int, key: bytes, flags: int) -> Records:
@@ -222,19 +240,21 @@ def addresses_of(addresses: Iterable[Address]) -> Records:
     return np.frombuffer(packed, ">u4").astype("u4").view(ADDRESS).copy()
 
 
-def _pool(choice: Choice) -> Pool:
-    ids = tuple(sorted(choice.shares))
-    return Pool(ids, tuple(choice.weights.get(server, 1) for server in ids), schedule(choice.shares))
+def address_row(address: Address) -> Row:
+    """Return struct address for a single write."""
+    packed = address.packed.rjust(16, b"\0")
+    return {"word": tuple(int.from_bytes(packed[at : at + 4], "big") for at in range(0, 16, 4))}
+
+
+def _pool(chosen: Choice) -> Pool:
+    ids = tuple(sorted(chosen.shares))
+    return Pool(ids, tuple(chosen.weights.get(server, 1) for server in ids), schedule(chosen.shares))
 
 
 def _quic_rows(vip: Vip) -> Records:
     rows = np.zeros(quic.CODEPOINTS, QUIC_CONFIG)
     for row, config in quic.configs(vip).items():
-        rows[row % quic.CODEPOINTS] = (
-            config["algorithm"],
-            config["server_id_length"],
-            config["nonce_length"],
-        )
+        rows[row % quic.CODEPOINTS] = tuple(config[name] for name in QUIC_CONFIG.names or ())
     return rows
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel's tables hold, as far as Python writes them: a copy that is kept in step with each write."""
+"""What the kernel's tables hold, as far as Python writes them: a copy, kept in step with each write."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from poise.kernel.records import octets
 from poise.quic.tables import CODEPOINTS
 from poise.servers.ends import GONE, Row
 from poise.servers.model import SERVER_IDS, Address, Hop, Link
@@ -138,20 +140,16 @@ class Present:
         return hops
 
 
-def is_set(records: Records) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def is_set(records: Records) -> NDArray[np.bool_]:
     """Whether each record has a byte that is not zero."""
-    return octets(records).any(axis=1)
+    found: NDArray[np.bool_] = octets(records).any(axis=1)
+    return found
 
 
-def differs(one: Records, other: Records) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def differs(one: Records, other: Records) -> NDArray[np.bool_]:
     """Whether the records of two arrays of the same kind differ, one by one."""
-    return (octets(one) != octets(other)).any(axis=1)
-
-
-def octets(records: Records) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return the bytes of records as [n, size]."""
-    packed = np.ascontiguousarray(records)
-    return packed.view(np.uint8).reshape(len(packed), packed.dtype.itemsize)
+    found: NDArray[np.bool_] = (octets(one) != octets(other)).any(axis=1)
+    return found
 
 
 def link_rows(links: Mapping[int, Link]) -> dict[int, Row]:

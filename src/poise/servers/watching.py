@@ -3,11 +3,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Any
 
 from poise.errors import PoiseError
 from poise.kernel.maps import Map, MapError
 from poise.servers.model import Address
+from poise.servers.rows import address_row
 
 _NO_SERVER = 0xFFFF  # in struct watch
 
@@ -22,11 +24,10 @@ class Flow:
 
     def key(self) -> dict[str, Any]:
         """Return struct flow."""
-        packed = self.client.packed
-        if self.client.version == 4:
-            packed = b"\0" * 10 + b"\xff\xff" + packed
-        words = tuple(int.from_bytes(packed[at : at + 4], "big") for at in range(0, 16, 4))
-        return {"client": {"word": words}, "port": self.port, "vip": self.vip}
+        client = self.client
+        if client.version == 4:
+            client = IPv6Address((0xFFFF << 32) + int(client))
+        return {"client": address_row(client), "port": self.port, "vip": self.vip}
 
 
 @dataclass(frozen=True)

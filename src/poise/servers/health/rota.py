@@ -22,7 +22,7 @@ _GRAIN = 0.005  # seconds: what is due within it is begun together, which saves 
 _log = structlog.get_logger()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Job:
     """Something to be done again and again; the jobs of one group never at the same time.
 

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""512 VIPs of 500 servers: how long a start takes, and a reload after one file was changed."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from poise.lab.balancer import Balancer
+from poise.lab.namespaces import Lab
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+VIPS = 512
+SERVERS = 500
+START = 30.0  # seconds
+RELOAD = 0.2  # seconds, the median
+RELOADS = 11
+FIRST = IPv4Address("10.1.1.0")
+
+
+class Plant(Lab):
+    """A balancer, `here`, and a machine with all the servers' addresses on the same link."""
+
+    def build(self) -> None:
+        """Make both machines and write the configuration."""
+        self.here, self.servers = self.namespace("here"), self.namespace("servers")
+        self.link(self.here, "eth0", self.servers, "eth0")
+        self.here.ip("address add 10.1.0.1/16 dev eth0")
+        self.servers.ip(*(f"address add {FIRST + number}/16 dev eth0" for number in range(SERVERS)))
+        self.socket = self.directory / "poise.sock"
+        self.configuration = self.directory / "poise.yaml"
+        self.included = self.directory / "conf.d"
+        self.included.mkdir()
+        settings = {
+            "interfaces": ["eth0"],
+            "include": "conf.d",
+            "vips": [],
+            "vip_limit": VIPS,
+            "socket": str(self.socket),
+            "state_directory": str(self.directory / "state"),
+            "pin_directory": str(self.pins),
+        }
+        self.configuration.write_text(json.dumps(settings))
+        for number in range(VIPS):
+            self.write(number)
+
+    def write(self, number: int, weight: int = 1) -> None:
+        """Write the file of one VIP; weight: of its first server."""
+        lines = [
+            f"  - {{address: {FIRST + at}, port: {1024 + number}, name: web{at}, weight: {weight if not at else 1}}}"
+            for at in range(SERVERS)
+        ]
+        vip = IPv4Address("192.0.2.0") + number % 64
+        head = f"vips:\n- name: vip{number}\n  address: {vip}\n  port: {1000 + number}\n  policy: maglev\n"
+        self.file(number).write_text(f"{head}  servers:\n" + "\n".join(lines) + "\n")
+
+    def file(self, number: int) -> Path:
+        """The file of one VIP."""
+        return self.included / f"vip{number:03}.yaml"
+
+    def started(self) -> tuple[Balancer, float]:
+        """A `poise up`, and how many seconds it took until it answered."""
+        balancer = Balancer(self.here, self.configuration, self.socket, self.directory / "log")
+        begun = time.monotonic()
+        balancer.start(within=4 * START)
+        return balancer, time.monotonic() - begun
+
+
+@pytest.fixture(scope="module")
+def plant() -> Iterator[Plant]:
+    """The machines, and no balancer yet."""
+    with Plant() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def balancer(plant: Plant) -> Iterator[Balancer]:
+    """A balancer, of which the first start was quick enough."""
+    found, seconds = plant.started()
+    try:
+        print(f"the first start took {seconds:.1f} s")  # noqa: T201  a measurement
+        assert seconds < START
+        yield found
+    finally:
+        found.undo()
+
+
+def test_a_start_with_256000_servers_is_quick(balancer: Balancer) -> None:
+    """At the first start all VIPs serve within half a minute."""
+    status = balancer.client.status()
+    assert (status["vips"], status["servers"]) == (VIPS, VIPS * SERVERS)
+    vips = balancer.client.vips()
+    assert {vip["usable"] for vip in vips} == {SERVERS}
+
+
+def test_a_reload_after_one_file_was_changed_is_quick(plant: Plant, balancer: Balancer) -> None:
+    """A change of one of 512 files is in force at once, whatever the others hold."""
+    took = []
+    for number in range(RELOADS):
+        plant.write(7 * number, weight=2 + number)
+        begun = time.monotonic()
+        told = balancer.client.reload()
+        took.append(time.monotonic() - begun)
+        assert (told["added"], told["changed"], told["removed"]) == ([], [f"vip{7 * number}"], [])
+    print(f"reloads took {[round(1000 * each) for each in took]} ms")  # noqa: T201  a measurement
+    assert statistics.median(took) < RELOAD
+
+
+def test_a_change_of_one_server_is_quick(balancer: Balancer) -> None:
+    """So is what an operator changes."""
+    took = []
+    for number in range(RELOADS):
+        begun = time.monotonic()
+        balancer.client.set_state(f"web{number}", "drain", vip=f"vip{number}")
+        took.append(time.monotonic() - begun)
+    print(f"drains took {[round(1000 * each) for each in took]} ms")  # noqa: T201  a measurement
+    assert statistics.median(took) < RELOAD
+
+
+def test_a_restart_with_256000_servers_is_quick(plant: Plant, balancer: Balancer) -> None:
+    """A killed daemon is succeeded within half a minute, and nothing has changed."""
+    before = balancer.client.vips()
+    balancer.kill()
+    begun = time.monotonic()
+    balancer.start(within=4 * START)
+    seconds = time.monotonic() - begun
+    print(f"the restart took {seconds:.1f} s")  # noqa: T201  a measurement
+    assert balancer.client.vips() == before
+    assert seconds < START
+    assert plant.file(0).exists()
