@@ -184,7 +184,7 @@ sys.argv = ["poise", "servers", {arguments}]
 try:
     main()
 except SystemExit:
-    slow = {{"anyio", "numpy", "pydantic", "pyroute2", "rich", "starlette", "structlog", "uvicorn", "yaml"}}
+    slow = {{"anyio", "numpy", "pyroute2", "rich", "starlette", "structlog", "uvicorn", "yaml"}}
     print(*slow & {{*sys.modules}}, file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
