@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """examples/poise.service, held against the program."""
 
+import os
 import re
 import shlex
-import subprocess
+import socket as sockets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from typer.main import get_command
 
 from poise.api.client import Client
 from poise.cli import app
-from poise.errors import PoiseError
 from poise.lab.namespaces import end
 from tests.site import POISE, Site
 
 UNIT = Path(__file__).parent.parent / "examples" / "poise.service"
+WITHIN = 30.0  # seconds
 
 
 def settings(key: str) -> list[str]:
@@ -63,22 +64,18 @@ def test_capabilities(site: Site) -> None:
 
 
 def start_and_end(site: Site, wrapper: list[str], log: Path) -> None:
-    """Run `poise up` until its socket answers; it must not end before."""
-    with log.open("a") as file:
+    """Run `poise up` as systemd does, until it says that it is ready, then end it."""
+    path = site.directory / "notify"
+    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM) as manager, log.open("a") as file:
+        manager.bind(str(path))
+        manager.settimeout(WITHIN)
         command = [*wrapper, str(POISE), "up", "-c", str(site.configuration)]
-        running = site.here.popen(command, stdout=file, stderr=file)
-    try:
-        while not answers(site):
-            with pytest.raises(subprocess.TimeoutExpired):
-                running.wait(0.1)
-    finally:
-        end(running)
-
-
-def answers(site: Site) -> bool:
-    """Whether its socket does."""
-    try:
-        Client(site.socket).counters()
-    except PoiseError:
-        return False
-    return True
+        environment = os.environ | {"NOTIFY_SOCKET": str(path)}
+        running = site.here.popen(command, stdout=file, stderr=file, env=environment)
+        try:
+            assert manager.recv(4096) == b"READY=1"
+            assert Client(site.socket).status()["servers"] == 1
+        finally:
+            end(running)
+            path.unlink()
+        assert manager.recv(4096) == b"STOPPING=1"

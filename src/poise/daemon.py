@@ -23,6 +23,7 @@ from poise.api import server
 from poise.config import Config, Loader, XdpMode
 from poise.errors import PoiseError
 from poise.kernel import features, neighbours, netlink, watch
+from poise.notify import notify
 from poise.servers import apply, host, keys
 from poise.servers.control import Controller
 from poise.servers.drains import Drains
@@ -205,11 +206,13 @@ async def _run(tasks: TaskGroup, config: Config, running: _Running) -> None:
     status = running.service.status()
     controller.events.add(Kind.STARTED, "poise is up")
     _log.info("up", socket=str(config.socket), vips=status["vips"], servers=status["servers"])
+    notify("READY=1")
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
             if number != signal.SIGHUP:
                 break
             tasks.start_soon(_reload, running.service)
+    notify("STOPPING=1")
     _log.info("ending: packets keep flowing, `poise down` detaches")
     tasks.cancel_scope.cancel()
 

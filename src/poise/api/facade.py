@@ -87,7 +87,7 @@ class Facade(Protocol):
 
         Keys: vip, client, rule, server (name or None), chance (0 to 1), sentence, servers (dicts: name, id,
         state, share, chance, load, reason). With wait: where the flow's next packet goes that comes within
-        so many seconds. Keys: vip, client, server, reason, sentence.
+        so many seconds. Keys: vip, client, rule, server, reason, sentence.
         """
 
     def plan(self, path: Path) -> Json:
