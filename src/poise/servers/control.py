@@ -4,7 +4,6 @@
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
@@ -68,7 +67,7 @@ class Controller:
         self.model = store.load()
         self.choices: dict[int, Choice] = {}
         self._vips: dict[int, Vip] = {}
-        self._users: Counter[Address] = Counter()  # how many VIPs have servers there
+        self._addresses: frozenset[Address] = frozenset()  # of all servers
         self._store = store
         self._key = key
         self._clock = clock
@@ -118,10 +117,8 @@ class Controller:
     def _begin(self, model: Model, changed: Collection[int], removed: Collection[int]) -> None:
         """Apply everything, whatever an earlier process has left in the tables."""
         self.plane.hold_keys(model.vips)
-        for vip in model.vips:
-            self._users.update(vip.addresses)
-            _ = vip.held  # which is cached, so that no reading waits for it later
-        self.reach.look_up(self._users.keys())
+        self._addresses = frozenset().union(*(vip.addresses for vip in model.vips))
+        self.reach.look_up(self._addresses)
         self.reach.wait(RESOLVE)
         self._vips = {vip.index: vip for vip in model.vips}
         self.watchlist.begin(self._vips)
@@ -228,7 +225,7 @@ class Controller:
     def refresh(self, addresses: Collection[Address] | None = None) -> None:
         """Look up the ways to these servers again, to all unless given, and apply what differs."""
         with self.lock:
-            changed = self.reach.look_up(self._users.keys(), afresh=addresses)
+            changed = self.reach.look_up(self._addresses, afresh=addresses)
             concerned = {vip.index for vip in self.model.vips if not vip.addresses.isdisjoint(changed)}
             self._renew(concerned, is_reach=True)
 
@@ -267,7 +264,7 @@ class Controller:
         """Save and apply another model that differs in these VIPs; what does not fit is not saved."""
         before, after = self._vips, {vip.index: vip for vip in model.vips}
         new = (after[index].addresses for index in indices if index in after)
-        self.reach.look_up(self._users.keys() | frozenset().union(*new))
+        self.reach.look_up(self._addresses.union(*new))
         flags = self._flags_now()
         concerned = {*indices} if flags == self._flags else {*before, *after}
         changed = [after[index] for index in concerned if index in after]
@@ -286,7 +283,7 @@ class Controller:
             self.watchlist.follow({index: before.get(index) for index in concerned})
             raise
         self.model, self._vips = model, after
-        self._count(before, after, indices)
+        self._let_go(before, indices)
         for index in gone:
             self.choices.pop(index, None)
             self._steered.pop(index, None)
@@ -339,18 +336,20 @@ class Controller:
     def _flags_now(self) -> int:
         return rows.flags_for(self._direct, self.reach.links)
 
-    def _count(self, before: Mapping[int, Vip], after: Mapping[int, Vip], indices: Iterable[int]) -> None:
-        """Note where servers are now; what no VIP has any more is let go."""
-        for index in indices:
-            if index in before:
-                self._users.subtract(before[index].addresses)
-            if index in after:
-                self._users.update(after[index].addresses)
-        left = [address for address, users in self._users.items() if not users]
-        for address in left:
-            del self._users[address]
+    def _let_go(self, before: Mapping[int, Vip], indices: Iterable[int]) -> None:
+        """Note where servers are now that these VIPs have changed; what no VIP has any more is let go."""
+        concerned = set(indices)
+        new = frozenset().union(*(vip.addresses for index, vip in self._vips.items() if index in concerned))
+        left = (
+            frozenset().union(*(vip.addresses for index, vip in before.items() if index in concerned)) - new
+        )
+        for vip in self._vips.values():
+            if not left:
+                break
+            left -= vip.addresses
+        self._addresses = (self._addresses | new) - left
         if left:
-            self.reach.look_up(self._users.keys())
+            self.reach.look_up(self._addresses)
 
     def _tell(self, kind: Kind, vip: Vip, server: Server, what: str) -> None:
         self.events.add(kind, f"server {server.name} {what}", vip=vip.name, server=server.name)

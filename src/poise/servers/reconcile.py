@@ -69,7 +69,8 @@ def reconcile(
 
 def _loses(vip: Vip, want: WantedVip, taken: Mapping[int, AbstractSet[_At]]) -> bool:
     """Return whether VIPs that are not settled take a server from one that is."""
-    return not (vip.held & taken[want.protocol.number]) <= want.ends
+    concerned = vip.held & taken[want.protocol.number]
+    return bool(concerned) and not concerned <= want.ends
 
 
 def _as_wanted(vip: Vip, want: WantedVip) -> Vip:
