@@ -117,6 +117,8 @@ class Controller:
     def _begin(self, model: Model, changed: Collection[int], removed: Collection[int]) -> None:
         """Apply everything, whatever an earlier process has left in the tables."""
         self.plane.hold_keys(model.vips)
+        for vip in model.vips:
+            _ = vip.held  # which is cached, so that the first reading does not wait for it
         self._addresses = frozenset().union(*(vip.addresses for vip in model.vips))
         self.reach.look_up(self._addresses)
         self.reach.wait(RESOLVE)
@@ -276,7 +278,8 @@ class Controller:
             tables = {vip.index: self._tables(vip, choices[vip.index]) for vip in changed}
             changes = tables | dict.fromkeys(gone)
             links, direct = self.reach.links, self._direct
-            plan.plan(self.plane.present, changes, links=links, direct=direct)  # raises Crowded
+            if any(vip.index not in before or not vip.held <= before[vip.index].held for vip in changed):
+                plan.plan(self.plane.present, changes, links=links, direct=direct)  # raises Crowded
             self._store.save([vip for vip in changed if before.get(vip.index) is not vip], gone)
         except BaseException:
             self._flags = former
