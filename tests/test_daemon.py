@@ -252,12 +252,12 @@ def test_a_key_that_others_can_read_is_refused(untouched: Site) -> None:
 def test_tables_of_another_size_are_made_anew(site: Site) -> None:
     """With a changed number of rows the next start goes on with new tables, and leaves none behind."""
     balancer = site.running()
-    before = site.footprint()
+    before = sorted(site.pins.iterdir())
     balancer.stop()
     site.configure(handshake_rows=2048)
     balancer.start()
     assert [server["state"] for server in balancer.client.servers()] == ["ready"]
-    assert site.footprint() == before
+    assert sorted(site.pins.iterdir()) == before
 
 
 def test_a_state_directory_that_cannot_be_is_refused(untouched: Site) -> None:

@@ -69,8 +69,13 @@ async def up(path: Path, *, xdp_mode: XdpMode | None = None, set_up_host: bool =
     process's packets flow already.
     """
     gc.disable()  # until all is made: garbage is not what a start makes
-    loader = Loader(path)
-    settings = {} if xdp_mode is None else {"xdp_mode": xdp_mode}
+    try:
+        await _up(Loader(path), {} if xdp_mode is None else {"xdp_mode": xdp_mode}, set_up_host=set_up_host)
+    finally:
+        gc.enable()
+
+
+async def _up(loader: Loader, settings: dict[str, object], *, set_up_host: bool) -> None:
     config = loader.load().model_copy(update=settings)
     _check_root("poise up")
     with _only_one(config), _ungrouped(), ExitStack() as stack:
