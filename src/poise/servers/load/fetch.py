@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A GET over HTTP/1.1 or HTTPS of a small body."""
 
+import os
+import socket
 import ssl
 from functools import cache
 from typing import Final
@@ -28,12 +30,19 @@ async def fetch(url: str, token: str | None, within: float) -> bytes:
     except ssl.SSLError as error:
         raise BadReport(f"{url} failed in TLS: {error.reason or error}") from None
     except OSError as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        raise BadReport(f"{url} cannot be reached: {cause.strerror or cause}") from None
+        raise BadReport(f"{url} cannot be reached: {_words(error)}") from None
     except (anyio.EndOfStream, anyio.BrokenResourceError):
         raise BadReport(f"{url} closed the connection before it had answered") from None
     except h11.RemoteProtocolError as error:
         raise BadReport(f"{url} does not speak HTTP: {error}") from None
+
+
+def _words(error: OSError) -> str:
+    """Return what is wrong, without the words of the library on top."""
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    if cause.errno and not isinstance(cause, socket.gaierror):
+        return os.strerror(cause.errno)
+    return cause.strerror or str(cause)
 
 
 async def _fetch(url: str, token: str | None) -> bytes:
