@@ -27,6 +27,7 @@ CHECK = {
     "fall": 2,
 }
 TCP = {"type": "tcp", "interval": "200ms", "timeout": "100ms", "fall": 2}
+REQUESTS = 12
 WITHIN = 10.0  # seconds, of what takes less than one where nothing else runs
 
 
@@ -50,9 +51,9 @@ def wait_for(balancer: Balancer, **wanted: Literal["up", "down"]) -> None:
     wait_until(lambda: told().items() >= wanted.items(), WITHIN)
 
 
-def answers(lab: ServersLab, number: int = 12) -> set[str]:
-    """The names of those that answer so many requests, on connections of their own."""
-    return {ask(lab.clients[0], lab.vip, lab.port) for _ in range(number)}
+def answers(lab: ServersLab) -> set[str]:
+    """The names of those that answer some requests, on connections of their own."""
+    return {ask(lab.clients[0], lab.vip, lab.port) for _ in range(REQUESTS)}
 
 
 def sicken(lab: ServersLab, names: Iterable[str]) -> None:
@@ -67,9 +68,10 @@ def cure(lab: ServersLab, names: Iterable[str]) -> None:
         lab.server(name).put_file(FILE, 1)
 
 
-@pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("mode", ["stateless", "stateful", "cookieless"])
-@pytest.mark.parametrize("arms", [1, 2])
+@pytest.mark.parametrize(
+    ("family", "mode", "arms"),
+    [(4, "stateless", 2), (4, "cookieless", 1), (6, "stateful", 1), (6, "stateless", 2)],
+)
 def test_checks_reach_servers_past_the_vip(family: Family, mode: str, arms: Literal[1, 2]) -> None:
     """A server's answers to poise itself are left alone, although they come from its service port."""
     with ServersLab(2, clients=1, arms=arms, family=family, files={FILE: 1}) as lab:
@@ -80,7 +82,7 @@ def test_checks_reach_servers_past_the_vip(family: Family, mode: str, arms: Lite
         for server in lab.servers:
             server.start()
         wait_for(balancer, web1="up", web2="up")
-        assert answers(lab) == {"web1", "web2"}
+        wait_until(lambda: answers(lab) == {"web1", "web2"}, WITHIN)
         assert drops(balancer) == {}
 
 
@@ -141,12 +143,12 @@ def test_if_too_few_are_up_all_are_used() -> None:
 
 def test_without_panic_none_is_used_when_none_is_up() -> None:
     """With `panic: 0%`, clients are refused at once rather than sent to a server that is down."""
-    with ServersLab(2, clients=1, files={FILE: 1}) as lab:
+    # With two arms, the lab's veths do not pass on what poise sends back where it came from.
+    with ServersLab(2, clients=1, arms=1, files={FILE: 1}) as lab:
         balancer = start(lab, CHECK, panic="0%")
         sicken(lab, ["web1", "web2"])
         wait_for(balancer, web1="down", web2="down")
-        with pytest.raises(ConnectionRefusedError):
-            wait_until(lambda: not answers(lab), WITHIN)
+        wait_until(lambda: _refused(lab) == REQUESTS, WITHIN)
 
 
 def test_a_server_that_resets_its_clients_is_found_out_by_its_packets() -> None:
@@ -154,7 +156,7 @@ def test_a_server_that_resets_its_clients_is_found_out_by_its_packets() -> None:
     with ServersLab(3, clients=1) as lab:
         balancer = start(lab, passive={"window": "5s", "connections": 5, "hold": "4s"})
         lab.server("web3").kill()
-        wait_until(lambda: not _refused(lab), WITHIN)
+        wait_until(lambda: _refused(lab) == 0, WITHIN)
         assert states(balancer)["web3"] == "down"
         assert answers(lab) == {"web1", "web2"}
         lab.server("web3").start()
@@ -182,12 +184,12 @@ def _get(connection: HTTPConnection) -> str:
     return connection.getresponse().read().decode().strip()
 
 
-def _refused(lab: ServersLab) -> bool:
-    """Open ten connections, and tell whether one of them was refused."""
-    refused = False
-    for _ in range(10):
+def _refused(lab: ServersLab) -> int:
+    """How many of some connections are refused."""
+    refused = 0
+    for _ in range(REQUESTS):
         try:
             ask(lab.clients[0], lab.vip, lab.port)
         except ConnectionRefusedError:
-            refused = True
+            refused += 1
     return refused
