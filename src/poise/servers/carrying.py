@@ -18,7 +18,7 @@ from poise.servers import carrying_handshakes as handshakes
 COUNTERS: Final = ("traffic", "events", "open_connections")
 ROWS: Final = ("turns", "lives", "server_clocks", "samples")
 FLOWS: Final = ("flows", "fragments")
-REMEMBERED: Final = (*COUNTERS, *ROWS, *FLOWS, "handshakes", "connections")
+REMEMBERED: Final = ("connections", "handshakes", *FLOWS, *ROWS, *COUNTERS)
 
 Carried = Records | frozenset[bytes]
 """What a former table held when it was carried."""
