@@ -14,10 +14,11 @@ from poise.kernel.libbpf import Object
 from poise.kernel.maps import Map
 from poise.servers.connections import Connections
 from poise.servers.contents import carry_out, shape_of
+from poise.servers.ends import GONE
 from poise.servers.model import SERVER_IDS, Address, Hop, Link, Model, State, Vip
 from poise.servers.pick import Live, Pool
 from poise.servers.plan import plan, singles
-from poise.servers.rows import of_model
+from poise.servers.rows import Records, address_row, of_model
 from poise.servers.tables import Present, Write
 from tests.bpf.packets import End
 from tests.bpf.services import TOKEN
@@ -161,9 +162,14 @@ class Balancer:
         settings = {"token": TOKEN, "handshake_mask": rows - 1, "flow_rate": FLOW_RATE}
         self._map("settings").set(0, settings | {"sample_mask": SAMPLE_MASK})
 
+    def _row(self, vip: Vip) -> Records:
+        vips = self._present.vips
+        row: Records = vips[(vips["index"] == vip.index) & (vips["end"] > GONE)][0]
+        return row
+
     def put_pool(self, vip: Vip, pool: Pool) -> None:
         """Have these servers take the VIP's new connections."""
-        number = next(row["pool"] for row in self._present.vips.values() if row["index"] == vip.index)
+        number = int(self._row(vip)["pool"])
         row = {"size": len(pool.ids), "ids": pool.ids, "turns": len(pool.schedule), "schedule": pool.schedule}
         self._map("maglevs").set(number, {"ids": pool.maglev})
         self._map("pools").set(number, row)
@@ -220,12 +226,12 @@ class Balancer:
     def watch(self, vip: Vip, client: End) -> None:
         """Ask where the next packet of a client's flow goes."""
         self._map("watches").set(_key(vip, client), {})
-        flags = next(row["flags"] for row in self._present.vips.values() if row["index"] == vip.index)
+        flags = int(self._row(vip)["flags"])
         self.change_vip(vip, flags=flags | IS_WATCHED)
 
     def unwatch(self, vip: Vip) -> None:
         """Let nobody be asked about the VIP's flows."""
-        flags = next(row["flags"] for row in self._present.vips.values() if row["index"] == vip.index)
+        flags = int(self._row(vip)["flags"])
         self.change_vip(vip, flags=flags)
 
     def watched(self, vip: Vip, client: End) -> tuple[str, int | None, int]:
@@ -299,7 +305,7 @@ class Balancer:
 def _key(vip: Vip, client: End) -> dict[str, Any]:
     address = client.address
     mapped = address if isinstance(address, IPv6Address) else IPv6Address(f"::ffff:{address}")
-    return {"client": tables.address_row(mapped), "port": client.port, "vip": vip.index}
+    return {"client": address_row(mapped), "port": client.port, "vip": vip.index}
 
 
 def _flow(key: dict[str, Any]) -> tuple[Address, int, int]:

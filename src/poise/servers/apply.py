@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal
@@ -64,7 +65,8 @@ class DataPlane:
                 discard(pins)
             raise
         self._maps = self._renewal.maps()
-        self._maps["settings"].set(0, limits.settings(token))
+        self._settings = partial(limits.settings, token)
+        self._maps["settings"].set(0, self._settings(renewing="connections" in self._renewal.carries))
         self.shape = shape_of(self._maps)
         self.present = self._renewal.carry_over(self._maps)
         self.readings = Readings(self._maps)
@@ -101,6 +103,7 @@ class DataPlane:
             self._switch()
             grace.wait()  # for programs that still write into the former tables
             self._renewal.settle(self._maps)
+            self._maps["settings"].set(0, self._settings())
 
     def apply(
         self,

@@ -18,7 +18,8 @@ from poise.servers import carrying_handshakes as handshakes
 COUNTERS: Final = ("traffic", "events", "open_connections")
 ROWS: Final = ("turns", "lives", "server_clocks", "samples")
 FLOWS: Final = ("flows", "fragments")
-REMEMBERED: Final = (*COUNTERS, *ROWS, *FLOWS, "handshakes", "connections")
+_MAPPABLE: Final = ("handshakes", "samples", "lives", "open_connections")
+REMEMBERED: Final = ("connections", "handshakes", *FLOWS, *ROWS, *COUNTERS)
 
 Carried = Records | frozenset[bytes]
 """What a former table held when it was carried."""
@@ -31,10 +32,10 @@ def carry(name: str, former: Map, fresh: Map, carried: Carried | None, vips: Rec
     """
     if name in FLOWS:
         return _carry_flows(former, fresh, carried)
-    rows = former.rows()
+    rows = former.view().copy() if name in _MAPPABLE else former.rows()
     before = carried if isinstance(carried, np.ndarray) else None
     if name == "handshakes":
-        handshakes.fill(rows, fresh)
+        handshakes.fill(rows, before, fresh)
     elif name == "connections":
         connections.fill(rows, before, fresh, vips)
     else:
@@ -51,7 +52,7 @@ def follow(name: str, former: Map, fresh: Map, carried: Carried | None, vips: Re
     """
     if name in FLOWS:
         return _carry_flows(former, fresh, carried)
-    rows = former.rows()
+    rows = former.view().copy() if name in _MAPPABLE else former.rows()
     before = carried if isinstance(carried, np.ndarray) else None
     if name == "handshakes":
         handshakes.follow(rows, before, fresh)

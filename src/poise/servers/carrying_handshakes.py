@@ -9,16 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poise.kernel.maps import Map
-from poise.kernel.records import Records, converted
+from poise.kernel.records import Records, converted, octets
 
 _ANSWERED = 2  # HANDSHAKE_ANSWERED
 _MEMBERS = ("isn", "first_tsval", "last_tsval")
 
 
-def fill(rows: Records, fresh: Map) -> None:
-    """Write all handshakes into a table that no program uses yet."""
-    found = merged(rows, fresh.max_entries)
-    fresh.write_rows(np.arange(fresh.max_entries), converted(found, fresh.dtype, partly=True))
+def fill(rows: Records, before: Records | None, fresh: Map) -> None:
+    """Bring handshakes into a table that no program uses yet; before: those that were brought already."""
+    found = converted(merged(rows, fresh.max_entries), fresh.dtype, partly=True)
+    changed = np.arange(len(found))
+    if before is not None:
+        changed = np.flatnonzero((octets(rows) != octets(before)).any(axis=1)) % len(found)
+        changed = np.unique(np.concatenate([changed + part for part in range(0, len(found), len(rows))]))
+    fresh.view()[changed] = found[changed]
 
 
 def merged(rows: Records, number: int) -> Records:

@@ -38,9 +38,10 @@ class Limits:
         balancer.set_max_entries("flows", self.flow_rows)
         balancer.set_max_entries("connections", self.connection_rows)
 
-    def settings(self, token: bytes) -> dict[str, Any]:
+    def settings(self, token: bytes, *, renewing: bool = False) -> dict[str, Any]:
         """Return struct settings; token: 6 bytes, by which XDP hands packets to the slow path."""
         return {
+            "renewing": int(renewing),
             "token": token,
             "handshake_mask": self.handshake_rows - 1,
             "flow_rate": self.flow_rate,

@@ -77,6 +77,11 @@ class Renewal:
         return {name: self._object.map(name) for name in readable}
 
     @property
+    def carries(self) -> frozenset[str]:
+        """The tables of which flows may be remembered in a former one only."""
+        return frozenset(self._former).intersection(carrying.REMEMBERED)
+
+    @property
     def is_complete(self) -> bool:
         """Whether nothing is left to be done by `settle`."""
         return self._is_first or not self._fresh
@@ -105,10 +110,11 @@ class Renewal:
         return present
 
     def _bring(self, bring: Callable[..., carrying.Carried], maps: Mapping[str, Map]) -> None:
-        for name, former in self._former.items():
-            if name in carrying.REMEMBERED:
-                carried = self._carried.get(name)
-                self._carried[name] = bring(name, former, maps[name], carried, self._vips)
+        # What changes with each packet as close to the switch as can be.
+        order = [name for name in carrying.REMEMBERED if name in self._former]
+        for name in reversed(order) if bring is carrying.carry else order:
+            carried = self._carried.get(name)
+            self._carried[name] = bring(name, self._former[name], maps[name], carried, self._vips)
 
     def switch(self, maps: Mapping[str, Map], replace_programs: Callable[[], None]) -> None:
         """Have all programs replaced at once, and the new ones find what the former ones have just noted."""
