@@ -240,7 +240,7 @@ def test_a_drain_ends_at_its_deadline(afresh: tuple[Site, Balancer]) -> None:
     client, server = open_connection(site, 83)
     since = last_event(balancer)
     with closing(client), closing(server):
-        shown = balancer.client.set_state("web1", "drain", deadline=1)
+        shown = balancer.client.set_state("web1", "drain", deadline="1s")
         assert shown["state"] == "drain"
         eventually(lambda: {"cut", "deadline"} <= set(events(balancer, since)))
         states = {each["name"]: each["state"] for each in balancer.client.servers()}

@@ -89,13 +89,13 @@ def test_tokens_come_from_files_and_the_environment(tmp_path: Path, monkeypatch:
     token.write_text("letter by letter\n")
     token.chmod(0o644)
     with pytest.raises(PoiseError, match=rf"^the token {token} can be read by others"):
-        read({"load": load | {"token_file": str(token)}})  # noqa: S105  what the file holds
+        read({"load": load | {"token_file": str(token)}})
     token.chmod(0o600)
-    assert read({"load": load | {"token_file": str(token)}}).load.token == "letter by letter"
+    assert read({"load": load | {"token_file": str(token)}}).load.token == "letter by letter"  # noqa: S105  no secret
     with pytest.raises(PoiseError, match=r"^the environment variable POISE_TOKEN, .* is not set: set it$"):
         read({"load": load | {"token_env": "POISE_TOKEN"}})
     monkeypatch.setenv("POISE_TOKEN", "from the environment")
-    assert read({"load": load | {"token_env": "POISE_TOKEN"}}).load.token == "from the environment"  # noqa: S105  what the variable holds
+    assert read({"load": load | {"token_env": "POISE_TOKEN"}}).load.token == "from the environment"  # noqa: S105  no secret
 
 
 def test_what_has_not_changed_is_the_same_object(tmp_path: Path) -> None:
