@@ -20,7 +20,9 @@ from poise.servers.standing import Choice, choice
 from poise.servers.steering import BY_LOAD, Steering
 from tests.servers.load.cluster import choice_of, vip_of
 
-TRAFFIC = np.dtype([(name, "u8") for name in ("connections", "packets", "bytes", "repeats", "answers", "resets")])
+TRAFFIC = np.dtype(
+    [(name, "u8") for name in ("connections", "packets", "bytes", "repeats", "answers", "resets")]
+)
 LIVE = np.dtype([(name, "u4") for name in ("load", "step", "placed", "latency")])
 AGENT = LoadSource(LoadKind.AGENT, stale=3.0)
 
@@ -128,7 +130,9 @@ def test_prequals_border_stays() -> None:
     for second, opened in enumerate(([1, 2, 3, 4, 5, 6, 7, 8], [80, 70, 60, 50, 40, 30, 20, 10])):
         tables.open_connections[:8] = opened
         news = steering.look()
-        assert {vip: steered.hot_above for vip, steered in news.items()} == ({0: HOT_ABOVE} if second == 0 else {})
+        assert {vip: steered.hot_above for vip, steered in news.items()} == (
+            {0: HOT_ABOVE} if second == 0 else {}
+        )
         hot = [number for number in range(8) if tables.lives["load"][number] > HOT_ABOVE]
         assert sorted(opened[number] for number in hot) == sorted(opened)[6:]
         tables.now += 1

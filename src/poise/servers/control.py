@@ -18,6 +18,7 @@ from poise.servers.health.judge import share
 from poise.servers.model import GONE, Address, Model, Server, State, Vip
 from poise.servers.reach import Reach
 from poise.servers.reconcile import VipEnd, reconcile, vip_end
+from poise.servers.signals import Signals
 from poise.servers.standing import Choice, Standing, choice
 from poise.servers.steering import BY_LOAD, Steered, Steering
 from poise.servers.store import Key, Store
@@ -65,6 +66,7 @@ class Controller:
         self.steering = Steering(plane.readings, clock)
         self.watchlist = watchlist.Watchlist(self.vigil, store, clock, wall)
         self.model = store.load()
+        self._signals = Signals(events)
         self.choices: dict[int, Choice] = {}
         self._vips: dict[int, Vip] = {}
         self._addresses: frozenset[Address] = frozenset()  # of all servers
@@ -253,6 +255,7 @@ class Controller:
             self._steered |= steered
             with self._dirty_lock:
                 self._dirty |= steered.keys() | self._starting
+            self._signals.look(self._vips, self.steering.shown)
         self.settle()
 
     def _note(self, key: Key, verdict: Verdict) -> None:
