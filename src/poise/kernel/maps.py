@@ -239,7 +239,9 @@ class Map:
         """
         record = np.zeros(1, self.dtype)
         key, value = ctypes.byref(ctypes.c_uint32(row)), _pointer(record)
-        self._check("read", library().bpf_map_lookup_elem_flags(self.fd, key, value, ctypes.c_uint64(_LOCKED)))
+        self._check(
+            "read", library().bpf_map_lookup_elem_flags(self.fd, key, value, ctypes.c_uint64(_LOCKED))
+        )
         yield record
         self._check("write", library().bpf_map_update_elem(self.fd, key, value, ctypes.c_uint64(_LOCKED)))
 

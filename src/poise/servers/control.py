@@ -283,9 +283,11 @@ class Controller:
             links, direct = self.reach.links, self._direct
             if any(vip.index not in before or not vip.held <= before[vip.index].held for vip in changed):
                 plan.plan(self.plane.present, changes, links=links, direct=direct)  # raises Crowded
+            self._hold_keys(model, [*changed, *(before[index] for index in gone)])
             self._store.save([vip for vip in changed if before.get(vip.index) is not vip], gone)
         except BaseException:
             self._flags = former
+            self._hold_keys(self.model, changed)
             self.watchlist.follow({index: before.get(index) for index in concerned})
             raise
         self.model, self._vips = model, after
@@ -295,9 +297,11 @@ class Controller:
             self._steered.pop(index, None)
         self._tell_panic(choices)
         self.choices |= choices
-        if any(vip.quic_ids for vip in (*changed, *(before[index] for index in gone))):
-            self.plane.hold_keys(model.vips)
         self._apply(changes)
+
+    def _hold_keys(self, model: Model, changed: Iterable[Vip]) -> None:
+        if any(vip.quic_ids for vip in changed):
+            self.plane.hold_keys(model.vips)
 
     def _renew(self, indices: Collection[int], *, is_reach: bool = False) -> None:
         """Apply anew who takes the connections of these VIPs, and where their servers are reached."""

@@ -92,7 +92,9 @@ class Steering:
                 if vip.policy not in BY_LOAD or vip.mode is Mode.COOKIELESS or vip.index not in choices:
                     continue
                 known = former.get(vip.index)
-                if known and _is_alike(known.vip, vip):
+                if known and known.vip is vip and known.choice is choices[vip.index]:
+                    self._watched[vip.index] = known
+                elif known and _is_alike(known.vip, vip):
                     before = set(known.rows.tolist())
                     known.renew(vip, choices[vip.index])
                     self._joined |= dict.fromkeys(set(known.rows.tolist()) - before, now)
