@@ -126,13 +126,22 @@ def test_silent_clients_keep_nobody_out_for_long() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"listen": "9110"}, "--listen 9110: 9110 has no address; write ADDRESS:PORT, of IPv6 [ADDRESS]:PORT"),
+        (
+            {"listen": "9110"},
+            "--listen 9110: 9110 has no address; write ADDRESS:PORT, of IPv6 [ADDRESS]:PORT",
+        ),
         ({"listen": "127.0.0.1:70000"}, "--listen 127.0.0.1:70000: a port is a number from 0 to 65535"),
-        ({"service": "web:80"}, "--service web:80: web:80 has no address; write ADDRESS:PORT, of IPv6 [ADDRESS]:PORT"),
+        (
+            {"service": "web:80"},
+            "--service web:80: web:80 has no address; write ADDRESS:PORT, of IPv6 [ADDRESS]:PORT",
+        ),
         ({"service": "127.0.0.1:0"}, "--service 127.0.0.1:0: a port is a number from 1 to 65535"),
         ({"probe": "web"}, "--probe web is not a URL: write http://ADDRESS:PORT/PATH"),
         ({"probe": "http://a:b/"}, "--probe http://a:b/ is not a URL: write http://ADDRESS:PORT/PATH"),
-        ({"listen": "192.0.2.1:9110"}, "the agent cannot listen at 192.0.2.1:9110: Cannot assign requested address"),
+        (
+            {"listen": "192.0.2.1:9110"},
+            "the agent cannot listen at 192.0.2.1:9110: Cannot assign requested address",
+        ),
     ],
 )
 def test_mistakes_are_sentences(arguments: dict[str, str], sentence: str) -> None:
@@ -166,7 +175,9 @@ def test_token_files_are_checked(tmp_path: Path, content: bytes | None, mode: in
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 500))
 def test_load_is_that_of_the_last_second(user: int, idle: int, running: int) -> None:
     """The processor's part is what ticked busily between two readings; the reader itself does not count as running."""
-    texts = iter([STAT.format(user=5, idle=7, running=1), STAT.format(user=5 + user, idle=7 + idle, running=running)])
+    texts = iter(
+        [STAT.format(user=5, idle=7, running=1), STAT.format(user=5 + user, idle=7 + idle, running=running)]
+    )
     meter = Meter(lambda: next(texts))
     meter.read()
     assert meter.cpu == pytest.approx(user / (user + idle) if user + idle else 0.0)
