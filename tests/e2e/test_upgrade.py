@@ -78,7 +78,9 @@ def take_over(lab: ServersLab, balancer: Balancer, change: Callable[[], None]) -
 
 
 @pytest.mark.parametrize("mode", ["stateless", "stateful"])
-@pytest.mark.parametrize("settings", [{"vip_limit": 128, "handshake_rows": 32768}, {"vip_limit": 16}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"vip_limit": 128, "handshake_rows": 32768}, {"vip_limit": 16}], ids=str
+)
 def test_tables_of_another_size_take_over(mode: str, settings: dict[str, int]) -> None:
     """No request fails when limits change at a restart, and what was counted goes on."""
     with ServersLab(3) as lab:

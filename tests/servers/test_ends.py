@@ -95,8 +95,6 @@ def test_all_servers_of_all_vips_find_a_place() -> None:
     """512 VIPs with 512 servers fit into their rows, even if the addresses follow one another."""
     addresses = np.arange(512 * 512, dtype=np.uint32) + int(IPv4Address("10.0.0.0"))
     size = len(addresses)
-    numbers = ends.end_numbers(
-        addresses, np.full(size, 8080, np.uint16), TCP, np.zeros((size, 4), np.uint32)
-    )
+    numbers = ends.end_numbers(addresses, np.full(size, 8080, np.uint16), TCP, np.zeros((size, 4), np.uint32))
     places = ends.place(np.zeros(4 * size, np.uint64), numbers)
     assert len(np.unique(places)) == size

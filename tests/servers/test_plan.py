@@ -114,7 +114,7 @@ def test_a_server_that_moves_to_another_vip_is_never_without_one() -> None:
 
 
 def test_a_server_that_is_cut_yields_to_another_vip_and_comes_back() -> None:
-    """Packets of a server that was cut from one VIP and is in another are the other one's, while it is there."""
+    """Packets of a server that was cut from one VIP and is in another are for the other one, while it is."""
     present = Present.empty(SHAPE)
     one = vip(0, 1, 2)
     taken = replace(vip(1), servers=(replace(one.servers[1], id=7),))

@@ -75,7 +75,9 @@ def test_numbers_are_those_of_the_contract() -> None:
         "SERVER_CUT": CUT,
     }
     assert {f"MODE_{mode.value.upper()}": number for mode, number in rows.MODES.items()} == enum("mode")
-    assert {f"LAYOUT_{layout.value.upper()}": number for layout, number in rows.LAYOUTS.items()} == enum("layout")
+    assert {f"LAYOUT_{layout.value.upper()}": number for layout, number in rows.LAYOUTS.items()} == enum(
+        "layout"
+    )
     assert enum("policy") == {
         "POLICY_TURN": rows.POLICIES[Policy.ROUND_ROBIN],
         "POLICY_HASH": rows.POLICIES[Policy.HASH],
@@ -99,7 +101,12 @@ def test_members_are_those_of_the_contract() -> None:
     """Each record has just the members of the struct that it is brought into."""
     with as_file(files("poise.objects") / "balancer.bpf.o") as path:
         balancer = Object(path)
-    layouts = {"vips": rows.VIP, "servers": rows.SERVER, "origins": rows.ORIGIN, "quic_configs": rows.QUIC_CONFIG}
+    layouts = {
+        "vips": rows.VIP,
+        "servers": rows.SERVER,
+        "origins": rows.ORIGIN,
+        "quic_configs": rows.QUIC_CONFIG,
+    }
     for name, dtype in layouts.items():
         _, _, value = balancer.wanted_map(name)
         assert isinstance(value, Struct)
@@ -111,7 +118,7 @@ def test_new_connections_go_to_servers_that_are_ready_and_reached() -> None:
     """A pool has the ready servers whose hop is valid; the others keep their rows for old connections."""
     states = (State.READY, State.DRAIN, State.REMOVED, State.CUT, State.READY, State.READY, State.MAINT)
     servers = [server(number, state) for number, state in enumerate(states)]
-    hops = {FIRST + number: hop(valid=number != 4) for number in (0, 1, 2, 3, 4, 6)}
+    hops: dict[Address, Hop] = {FIRST + number: hop(valid=number != 4) for number in (0, 1, 2, 3, 4, 6)}
     tables = tables_of(vip_of(*servers), hops)
     assert tables.pool == Pool((0,), (1,), (0,))
     assert tables.servers["state"][:8].tolist() == [READY, DRAIN, DRAIN, CUT, READY, READY, DRAIN, 0]
@@ -145,7 +152,11 @@ def test_quic_is_udp_with_a_flag() -> None:
 
 def test_a_servers_row_has_the_tags_and_the_mtu_of_its_way() -> None:
     """What is not known of the MTU limits nothing; of a server that cannot be sent to nothing is kept."""
-    hops = {FIRST: hop(tags=(100, 10), mtu=1500), FIRST + 1: hop(tags=(7,)), FIRST + 2: hop(mtu=100_000)}
+    hops: dict[Address, Hop] = {
+        FIRST: hop(tags=(100, 10), mtu=1500),
+        FIRST + 1: hop(tags=(7,)),
+        FIRST + 2: hop(mtu=100_000),
+    }
     found = tables_of(vip_of(*map(server, range(4))), hops).servers[:4]
     assert found["tags"].tolist() == [2, 1, 0, 0]
     assert found["tag"].tolist() == [[100, 10], [7, 0], [0, 0], [0, 0]]
@@ -177,11 +188,10 @@ def test_a_vip_with_500_servers_is_worked_out_at_once() -> None:
     """A change of one VIP takes some milliseconds, however many servers it has."""
     vip = vip_of(*map(server, range(500)))
     hops = {each.address: hop() for each in vip.servers}
-    choice = Choice({number: 1.0 for number in range(500)}, {number: 1 for number in range(500)})
+    choice = Choice(dict.fromkeys(range(500), 1.0), dict.fromkeys(range(500), 1))
     times = []
     for _ in range(5):
         begun = time.perf_counter()
-        tables = desired(vip, choice, hops, KEY)
+        assert np.count_nonzero(desired(vip, choice, hops, KEY).servers["state"]) == 500
         times.append(time.perf_counter() - begun)
-    assert np.count_nonzero(tables.servers["state"]) == 500
     assert min(times) < 0.015
