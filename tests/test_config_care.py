@@ -1,12 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a configuration says of policies, checks, drains and loads, and the mistakes in it."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
 
-from poise.config import ConfigError, LoadConfig, VipConfig, load
+from poise.config import (
+    CheckConfig,
+    ConfigError,
+    DrainConfig,
+    LoadConfig,
+    PassiveConfig,
+    VipConfig,
+    load,
+)
 from poise.config.care import DnsCheckConfig, HttpCheckConfig, HttpsCheckConfig, ScriptCheckConfig
+from poise.config.model import Policy
+from poise.servers import care, model
 from tests.configs import assert_mistakes, write
 
 HEAD = """\
@@ -30,8 +42,9 @@ MISTAKES = {
       - http  # ! a check must have keys
 """,
     "too many checks": """\
-    checks: [{type: tcp}, {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp},  # ! "checks" has 9 items: write at most 8
-             {type: tcp}, {type: tcp}]
+    checks: [  # ! "checks" has 9 items: write at most 8
+        {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp}, {type: tcp},
+        {type: tcp}, {type: tcp}]
 """,
     "checks that are no list": """\
     checks: {type: tcp}  # ! "checks" must be a list, not keys with values: write one, like `checks: [
@@ -61,7 +74,7 @@ MISTAKES = {
       - {type: tcp, rise: 0, fall: 101}  # ! rise 0 is out of range ! fall 101 is out of range
       - {type: tcp, port: 0}  # ! port 0 is out of range
       - {type: tcp, port: }  # ! port has no value
-    passive: {connections: 0, windw: 1s}  # ! connections 0 ! passive has no key "windw": did you mean "window"?
+    passive: {connections: 0, windw: 1s}  # ! connections 0 ! no key "windw": did you mean "window"?
 """,
     "what HTTP asks": """\
     checks:
@@ -72,7 +85,7 @@ MISTAKES = {
       - {type: http, host: "a b"}  # ! host "a b" is not a host's name
       - {type: http, status: 200}  # ! "status" must be a list, not 200: write one, like `status: [200-299]`
       - {type: http, status: []}  # ! "status" is empty
-      - {type: http, status: [20, 299-200]}  # ! status 20 is not understood ! status "299-200" is not understood
+      - {type: http, status: [20, 299-200]}  # ! status 20 is not ! status "299-200" is not understood
 """,
     "what comes back": """\
     checks:
@@ -106,7 +119,10 @@ MISTAKES = {
     load: {from: packet}  # ! from "packet" is unknown: did you mean "packets"?
 """,
     "a load that is not asked for": """\
-    load: {url: "http://{address}/", token_env: X, metric: cpu}  # ! url is only for loads that are asked for ! token_env is only ! metric is only
+    load:
+      url: "http://{address}/"  # ! url is only for loads that are asked for
+      token_env: X  # ! token_env is only for loads
+      metric: cpu  # ! metric is only for loads
 """,
     "a load without a URL": """\
     load: {from: url}  # ! load has no url: write what is asked
@@ -130,7 +146,7 @@ MISTAKES = {
     load: {from: url, url: "http://{address}/?token=1"}  # ! url has a secret in it ("token")
 """,
     "a secret as a key": """\
-    load: {from: agent, token: abc}  # ! secrets do not belong in the configuration: write token_file or token_env
+    load: {from: agent, token: abc}  # ! do not belong in the configuration: write token_file or token_env
     password: abc  # ! secrets do not belong in the configuration
 cookie_key: abc  # ! secrets do not belong in the configuration: write key_file
 """,
@@ -216,7 +232,7 @@ def test_checks(tmp_path: Path) -> None:
 
 
 def test_loads(tmp_path: Path) -> None:
-    """An agent is asked at its usual URL, and a report is stale after three intervals, unless it is written."""
+    """An agent is asked at its usual URL, and a report is stale after three intervals, unless written."""
     load_config = _vip(tmp_path, "    policy: prequal\n    load: {from: agent, interval: 500ms}\n").load
     assert (load_config.url, load_config.stale) == ("http://{address}:9110/load", 1.5)
     assert LoadConfig.model_validate({"from": "url", "url": "http://{address}:{port}/x"}).url is not None
@@ -248,3 +264,31 @@ def test_secret_that_others_may_read(tmp_path: Path, name: str) -> None:
     )
     secret.chmod(0o600)
     load(file)
+
+
+def test_words_are_those_of_the_model() -> None:
+    """The choices of poise.yaml are those that the servers level knows, none missing and none more."""
+    fields = VipConfig.model_fields
+    assert list(get_args(Policy)) == list(model.Policy)
+    assert list(get_args(fields["mode"].annotation)) == list(model.Mode)
+    assert list(get_args(fields["protocol"].annotation)) == list(model.Protocol)
+    assert list(get_args(fields["timestamp_layout"].annotation)) == list(model.Layout)
+    assert list(get_args(LoadConfig.model_fields["source"].annotation)) == list(care.LoadKind)
+    assert {kind.model_fields["type"].annotation for kind in get_args(get_args(CheckConfig)[0])} == {
+        Literal[kind.value] for kind in care.CheckKind
+    }
+
+
+def test_defaults_are_those_of_the_model() -> None:
+    """What poise.yaml leaves out is what the servers level takes for granted."""
+    usual = care.Check(care.CheckKind.TCP)
+    for kind in get_args(get_args(CheckConfig)[0]):
+        for name, field in kind.model_fields.items():
+            if name == "status":
+                assert tuple(field.default) == usual.statuses
+            elif not field.is_required() and field.default_factory is None:
+                assert field.default == getattr(usual, name), name
+    assert PassiveConfig().model_dump() == asdict(care.Passive())
+    assert (DrainConfig().quiet, DrainConfig().deadline) == (care.Drain().quiet, care.Drain().deadline)
+    load_source = care.LoadSource()
+    assert (LoadConfig().interval, LoadConfig().stale) == (load_source.interval, load_source.stale)

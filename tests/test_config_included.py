@@ -93,7 +93,7 @@ vips:
 """,
         "conf.d/b.yaml": """\
 vips:
-  - {address: 192.0.2.2, port: 80, pool: web}  # ! pool "web" is already that of the VIP in {at}/conf.d/a.yaml:5
+  - {address: 192.0.2.2, port: 80, pool: web}  # ! "web" is already that of the VIP in {at}/conf.d/a.yaml:5
   - {address: 192.0.2.3, port: 80, pool: other}  # ! server 10.0.0.2:80 is already in {at}/conf.d/a.yaml:2
 """,
     },
@@ -108,7 +108,7 @@ pools:
 """,
         "conf.d/b.yaml": """\
 vips:
-  - {address: 192.0.2.2, port: 80, pool: mixed}  # ! has an IPv6 server in {at}/conf.d/a.yaml:5, but the VIP is IPv4
+  - {address: 192.0.2.2, port: 80, pool: mixed}  # ! an IPv6 server in {at}/conf.d/a.yaml:5, but the
 """,
     },
     "a VIP in a direct prefix of another file": {
@@ -124,7 +124,7 @@ vips:
         + "\n".join(f"  - {{address: 192.0.2.{i}, port: 80, servers: []}}" for i in range(1, 17)),
         "conf.d/b.yaml": """\
 vips:
-  - {address: 192.0.2.17, port: 80, servers: []}  # ! 17 VIPs are too many for a vip_limit of 16: write `vip_limit: 32`
+  - {address: 192.0.2.17, port: 80, servers: []}  # ! too many for a vip_limit of 16: write `vip_limit: 32`
 """,
     },
     "no VIP anywhere": {
@@ -180,6 +180,7 @@ def test_absolute_include(tmp_path: Path) -> None:
     [
         ({}, "conf.d", "there is no such directory: make it, or leave `include` out"),
         ({"conf.d": "a file"}, "conf.d", "cannot be read as a directory"),
+        ({"conf.d/a\nb.yaml": ""}, "conf.d", 'the file "a\\nb.yaml" cannot be told in messages'),
         ({"conf.d/a.yml": ""}, "conf.d/a.yml", "is not read: call it a.yaml, or move it away"),
         ({"conf.d/a.yaml/b": ""}, "conf.d/a.yaml", "this is a directory"),
         ({"conf.d/a.yaml": "#" * (4 << 20) + "\n"}, "conf.d/a.yaml", "larger than 4 MiB"),
@@ -195,6 +196,18 @@ def test_files_that_cannot_be_used(tmp_path: Path, files: dict[str, str], file: 
     [mistake] = raised.value.mistakes
     assert (mistake.file, mistake.line) == (str(tmp_path / file), None)
     assert sentence in mistake.message
+
+
+def test_too_much_together(tmp_path: Path) -> None:
+    """All files together are bounded: the first one that is too much is told, and no others are read."""
+    files = {f"conf.d/{i:02}.yaml": "#" * (4 << 20) for i in range(18)}
+    path = write(
+        tmp_path, {"poise.yaml": WHOLE + "vips: [{address: 192.0.2.1, port: 80, servers: []}]\n", **files}
+    )
+    with pytest.raises(ConfigError) as raised:
+        load(path)
+    [mistake] = raised.value.mistakes
+    assert (Path(mistake.file).name, "larger than 64 MiB together" in mistake.message) == ("15.yaml", True)
 
 
 def test_not_utf8(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_pool_of_another_file(tmp_path: Path) -> None:
 
 
 def test_mistake_and_back(tmp_path: Path) -> None:
-    """After a load that failed, the digest is that of the last good one, and the next load finds all again."""
+    """After a load that failed, the digest is that of the last good one, and the next load finds all."""
     loader = Loader(write(tmp_path, _files()))
     before, digest = loader.load(), loader.digest
     write(tmp_path, {"conf.d/2.yaml": POOL.format(2, 80) + VIP.format(2).replace("192.0.2.2", "192.0.2.1")})
@@ -113,7 +113,8 @@ def _many(vips: int, servers: int) -> dict[str, str]:
     for vip in range(vips):
         place = f"{vip // 256}.{vip % 256}"
         lines = "".join(
-            f"      - {{name: s{i}, address: 10.{place}.{i % 250 + 1}, port: {8080 + i // 250}, weight: {i % 9 + 1}}}\n"
+            f"      - {{name: s{i}, address: 10.{place}.{i % 250 + 1}, port: {i // 250 + 1}, "
+            f"weight: {i % 9 + 1}}}\n"
             for i in range(servers)
         )
         files[f"conf.d/{vip:03}.yaml"] = (
@@ -139,7 +140,7 @@ def _seconds_after_a_change(directory: Path, loader: Loader, text: str) -> float
 
 
 def test_time_to_load(tmp_path: Path) -> None:
-    """Loading takes less than 40 µs a server, and again after a change of one file of 500 less than 60 ms."""
+    """Loading takes less than 40 us a server, and again after a change of one file of 500 less than 60 ms."""
     files = _many(32, 500)
     loader = Loader(write(tmp_path, files))
     assert _seconds(loader) < 32 * 500 * 40e-6

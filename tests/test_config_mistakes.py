@@ -166,7 +166,7 @@ vips:
   - address: 192.0.2.1
     port: 80
     protocol: sctp  # ! protocol "sctp" is unknown: write "tcp", "udp" or "quic"
-    policy: yes  # ! policy yes is unknown: write "round-robin", "weighted-round-robin", "hash", "maglev", "power-
+    policy: yes  # ! policy yes is unknown: write "round-robin", "weighted-round-robin", "hash", "mag
     mode: full  # ! mode "full" is unknown: write "stateless", "stateful" or "cookieless"
     timestamp_layout: top  # ! timestamp_layout "top" is unknown: write "low", "msb" or "lsb"
     servers: []

@@ -52,7 +52,7 @@ def test_quick_and_close_reading_agree(text: str) -> None:
 
 @given(BLOCKS)
 def test_readers_agree(text: str) -> None:
-    """Libyaml and PyYAML's own reader find the same, if there is no `?` in brackets, which the latter refuses."""
+    """Both readers find the same, unless there is a `?` in brackets, which PyYAML's own refuses."""
     found = []
     for parser in (yaml.CBaseLoader, yaml.BaseLoader):
         with pytest.MonkeyPatch.context() as patch:

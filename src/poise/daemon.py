@@ -23,6 +23,7 @@ from poise.api import server
 from poise.config import Config, Loader, XdpMode
 from poise.errors import PoiseError
 from poise.kernel import features, neighbours, netlink, watch
+from poise.notify import notify
 from poise.servers import apply, host, keys
 from poise.servers.control import Controller
 from poise.servers.drains import Drains
@@ -67,8 +68,14 @@ async def up(path: Path, *, xdp_mode: XdpMode | None = None, set_up_host: bool =
     Raises PoiseError if it cannot start; what it had begun is undone then, unless an earlier
     process's packets flow already.
     """
-    loader = Loader(path)
-    settings = {} if xdp_mode is None else {"xdp_mode": xdp_mode}
+    gc.disable()  # until all is made: garbage is not what a start makes
+    try:
+        await _up(Loader(path), {} if xdp_mode is None else {"xdp_mode": xdp_mode}, set_up_host=set_up_host)
+    finally:
+        gc.enable()
+
+
+async def _up(loader: Loader, settings: dict[str, object], *, set_up_host: bool) -> None:
     config = loader.load().model_copy(update=settings)
     _check_root("poise up")
     with _only_one(config), _ungrouped(), ExitStack() as stack:
@@ -188,6 +195,7 @@ def _start(
     # What was made so far stays: looking it through for garbage, again and again, would take seconds.
     gc.collect()
     gc.freeze()
+    gc.enable()
     return _Running(controller, drains, service)
 
 
@@ -203,11 +211,13 @@ async def _run(tasks: TaskGroup, config: Config, running: _Running) -> None:
     status = running.service.status()
     controller.events.add(Kind.STARTED, "poise is up")
     _log.info("up", socket=str(config.socket), vips=status["vips"], servers=status["servers"])
+    notify("READY=1")
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
             if number != signal.SIGHUP:
                 break
             tasks.start_soon(_reload, running.service)
+    notify("STOPPING=1")
     _log.info("ending: packets keep flowing, `poise down` detaches")
     tasks.cancel_scope.cancel()
 
@@ -222,7 +232,7 @@ async def _reload(service: Service) -> None:
 
 
 async def _attempt(what: Callable[[], None]) -> None:
-    """Do something in a thread; what the kernel or a full disk refuses is logged: the next time may be better."""
+    """Do something in a thread; what the kernel or a full disk refuses is logged: it is done again anyway."""
     try:
         await to_thread.run_sync(what)
     except PoiseError as error:
@@ -250,7 +260,7 @@ async def _look(running: _Running) -> None:
     while True:
         await _attempt(running.controller.look)
         await _attempt(running.drains.look)
-        await anyio.sleep(LOOK)
+        await anyio.sleep(min(LOOK, running.controller.shortest_interval))
 
 
 async def _follow_changes(controller: Controller) -> None:

@@ -113,9 +113,13 @@ class ListFacade:
     def plan(self, path: Path) -> dict[str, Any]:
         """One change, if the file is a configuration."""
         load(path)
-        change = {"kind": "server-added", "sentence": "web9 is added", "server": "web9"}
-        vip = {"vip": "web", "changes": [change], "moved": 0.125, "open_connections": "they go on"}
-        return {"vips": [vip], "restart": ["interfaces: eth1 is new"]}
+        change = {"vip": "web", "kind": "server-added", "server": "web9", "sentence": "web9 is added"}
+        return {
+            "changes": [change],
+            "moved": {"web": 0.125},
+            "open_connections": {"web": "they go on"},
+            "restart": ["interfaces", "vip_limit"],
+        }
 
     def reload(self) -> dict[str, Any]:
         """Always the same."""

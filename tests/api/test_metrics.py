@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from poise.api import metrics
 from poise.api.client import Client
 from poise.errors import PoiseError
 from tests.api.serving import ListFacade
@@ -87,6 +88,16 @@ def test_of_a_vip(client: Client, facade: ListFacade) -> None:
     assert samples(found["poise_vip_usable_servers"]) == {("web",): 1}
     with pytest.raises(PoiseError, match="there is no VIP ghost"):
         client.metrics("ghost")
+
+
+def test_too_many_servers(client: Client, facade: ListFacade, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would take too long and too much memory in one answer is refused, and still there by VIP."""
+    monkeypatch.setattr(metrics, "MOST_SERVERS", 2)
+    for port in (1, 2, 3):
+        facade.add("web" if port == 1 else "shop", None, IPv4Address("10.0.0.1"), port)
+    with pytest.raises(PoiseError, match="the metrics of 3 servers are too many for one answer"):
+        client.metrics()
+    assert "10.0.0.1:3" in client.metrics("shop")
 
 
 def test_every_metric_is_explained(scraped: dict[str, Metric]) -> None:

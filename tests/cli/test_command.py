@@ -174,7 +174,7 @@ def test_interrupt(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("running")
-@pytest.mark.parametrize("arguments", ["'list', '--help'", "'list', '-o', 'json'"])
+@pytest.mark.parametrize("arguments", ["'list', '--help'", "'list', '-o', 'json'", "'list'"])
 def test_answers_at_once(arguments: str) -> None:
     """Commands for the running poise import nothing slow that they do not need."""
     program = f"""
@@ -184,7 +184,7 @@ sys.argv = ["poise", "servers", {arguments}]
 try:
     main()
 except SystemExit:
-    slow = {{"anyio", "pyroute2", "rich", "starlette", "structlog", "uvicorn", "yaml"}}
+    slow = {{"anyio", "numpy", "pyroute2", "rich", "starlette", "structlog", "uvicorn", "yaml"}}
     print(*slow & {{*sys.modules}}, file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

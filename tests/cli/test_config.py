@@ -48,7 +48,7 @@ def test_plan() -> None:
         "  web9 is added",
         "  new connections that another server gets: 12.5%",
         "  open connections: they go on",
-        "only after a restart: interfaces: eth1 is new",
+        "a reload would be refused: only a restart changes interfaces, vip_limit",
     ]
 
 

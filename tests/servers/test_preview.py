@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from poise.servers import decide
+from poise.servers import decide, reconcile
 from poise.servers.model import Layout, Mode, Model, Policy, Protocol, QuicIds, State, Vip
 from poise.servers.preview import Preview, preview
 from poise.servers.standing import Choice, Standing, choice
@@ -14,7 +14,7 @@ UP = Standing(up=True)
 
 def read(model: Model, *vips: decide.WantedVip) -> Model:
     """What becomes of a model when poise.yaml says this."""
-    return decide.reconcile(model, vips, 0.0, 3600.0)
+    return reconcile.reconcile(model, vips, 0.0, 3600.0)
 
 
 def choices(model: Model) -> dict[int, Choice]:

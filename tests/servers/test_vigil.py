@@ -198,6 +198,24 @@ def test_verdicts_on_servers_that_stay_hold_when_targets_change() -> None:
         assert vigil.verdicts()[KEY].since == 5.0
 
 
+def test_a_new_check_does_not_decide_at_once_on_a_server_that_is_known() -> None:
+    """It takes `fall` failures to take down a server that was up before the check was configured."""
+    told, asked_for = Told(), []
+
+    def refuse(connection: socket.socket) -> None:
+        asked_for.append(connection.recv(65_536))
+        connection.sendall(b"HTTP/1.1 503 X\r\n\r\n")
+
+    vigil = Vigil(told.tell)
+    vigil.restore({KEY: Verdict(up=True)})
+    with serving(refuse) as server:
+        vigil.watch({KEY: asked(server, TCP)})
+        vigil.watch({KEY: asked(server, replace(HTTP, fall=4))})
+        with running(vigil):
+            assert told.next() == (KEY, False)
+            assert len(asked_for) == 4
+
+
 def test_a_server_at_another_address_or_port_is_another_one() -> None:
     """What was known of the former address says nothing of the new one."""
     vigil = Vigil(Told().tell)

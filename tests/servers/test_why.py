@@ -57,7 +57,7 @@ def test_chances_are_of_servers_with_a_share_and_make_one(
     """A new connection goes somewhere if anybody takes it, and never to a server that takes none."""
     vip = vip_of(policy, *(state for state, _, _ in servers))
     standings = {number: Standing(up=up) for number, (_, up, _) in enumerate(servers)}
-    lives = {number: Live(load, load) for number, (_, _, load) in enumerate(servers)}
+    lives = {number: Live(load, latency=load) for number, (_, _, load) in enumerate(servers)}
     chosen = choice(vip, standings)
     told: Any = explain(vip, CLIENT, standings, chosen, lives, flow=flow, turn=turn)
     chances = {server["id"]: server["chance"] for server in told["servers"] if server["chance"]}

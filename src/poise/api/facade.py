@@ -87,15 +87,15 @@ class Facade(Protocol):
 
         Keys: vip, client, rule, server (name or None), chance (0 to 1), sentence, servers (dicts: name, id,
         state, share, chance, load, reason). With wait: where the flow's next packet goes that comes within
-        so many seconds. Keys: vip, client, server, reason, sentence.
+        so many seconds. Keys: vip, client, rule, server, reason, sentence.
         """
 
     def plan(self, path: Path) -> Json:
         """Say what `reload` would do if `path` were the configuration.
 
-        Keys: vips (dicts: vip, changes (dicts: kind, sentence, server), moved (share of new flows that
-        another server would get), open_connections (a sentence)), restart (sentences: what only a restart
-        changes). Raises ConfigError with every mistake.
+        Keys: changes (dicts: vip, kind, server (name or None), sentence), moved (by VIP, the share of new
+        flows that another server would get), open_connections (by VIP, a sentence), restart (names of
+        settings that differ and that only a restart changes). Raises ConfigError with every mistake.
         """
 
     def reload(self) -> Json:

@@ -10,10 +10,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from poise.api.facade import ServerFigures, Snapshot, VipFigures
-from poise.errors import NotFoundError
+from poise.errors import NotFoundError, PoiseError
 from poise.servers.model import State
 
 MEDIA_TYPE: Final = CONTENT_TYPE_LATEST
+
+MOST_SERVERS: Final = 50_000  # take some 7 s and 200 MiB; Prometheus waits for 10 s unless told otherwise
 
 STATES: Final = (*(state.value for state in State), "down")
 
@@ -99,9 +101,18 @@ _SERVERS: Final = (
 
 
 def exposition(snapshot: Snapshot, vip: str | None = None) -> bytes:
-    """Write a snapshot in Prometheus' text format: with `vip`, of that one only; NotFoundError if unknown."""
+    """Write a snapshot in Prometheus' text format: with `vip`, of that one only.
+
+    Raises NotFoundError if there is no such VIP, and PoiseError if there are too many servers for one answer.
+    """
     if vip is not None:
         snapshot = _only(snapshot, vip)
+    servers = len(snapshot["servers"])
+    if servers > MOST_SERVERS:
+        raise PoiseError(
+            f"the metrics of {servers:,} servers are too many for one answer, which may have "
+            f"{MOST_SERVERS:,}: ask for those of each VIP, by /metrics?vip=NAME"
+        )
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot(snapshot))
     return generate_latest(registry)

@@ -61,14 +61,14 @@ def reload(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = "table"
 
 
 def _plan(planned: Mapping[str, Any]) -> Iterator[str]:
-    for vip in planned["vips"]:
-        yield f"VIP {vip['vip']}:"
-        for change in vip["changes"]:
-            yield f"  {change['sentence']}"
-        yield f"  new connections that another server gets: {vip['moved']:.1%}"
-        yield f"  open connections: {vip['open_connections']}"
-    for sentence in planned["restart"]:
-        yield f"only after a restart: {sentence}"
+    """What changes, by VIP, and what that does to connections."""
+    for vip, moved in planned["moved"].items():
+        yield f"VIP {vip}:"
+        yield from (f"  {change['sentence']}" for change in planned["changes"] if change["vip"] == vip)
+        yield f"  new connections that another server gets: {moved:.1%}"
+        yield f"  open connections: {planned['open_connections'][vip]}"
+    if planned["restart"]:
+        yield f"a reload would be refused: only a restart changes {', '.join(planned['restart'])}"
 
 
 def _reloaded(done: Mapping[str, Any]) -> str:

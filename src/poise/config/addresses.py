@@ -5,6 +5,7 @@ As in `fields`, every parser takes the value as read and raises ValueError with 
 """
 
 import re
+from functools import lru_cache
 from ipaddress import (
     AddressValueError,
     IPv4Address,
@@ -69,6 +70,7 @@ def parse_address(value: object) -> IPv4Address | IPv6Address:
     return address
 
 
+@lru_cache(maxsize=1 << 16)  # servers are in many VIPs, and one object for each address is quick to compare
 def _usual(text: str) -> IPv4Address | IPv6Address | None:
     """The address that a text is, if it is one of those that hosts usually have; libc is quick to tell."""
     try:

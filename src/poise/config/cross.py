@@ -112,11 +112,6 @@ def _number_of_vips(whole: Source, vips: Sequence[VipPart]) -> Iterator[Told]:
     data = whole.document.data
     if not isinstance(data, dict):
         return
-    if not vips and "include" in data and not isinstance(data["include"], list | dict):
-        yield (
-            whole,
-            Finding(("include",), "there is no VIP, neither in this file nor below: write at least one"),
-        )
     limit = data.get("vip_limit", DEFAULT_VIP_LIMIT)
     if isinstance(limit, int) and 0 < limit < len(vips):
         wanted = f"write at most {_MOST_VIPS}"

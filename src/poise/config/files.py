@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from poise.config.values import show
 from poise.errors import PoiseError
 
 MAXIMUM_BYTES: Final = 4 << 20  # of a file: some 60,000 servers
@@ -89,6 +90,11 @@ def included(directory: Path) -> list[Path]:
         )
         for name in names
         if name.lower().endswith((".yml", ".yaml")) and not name.endswith(".yaml")
+    ]
+    misnamed += [
+        Mistake(str(directory), None, f"the file {show(name)} cannot be told in messages: rename it")
+        for name in names
+        if name.endswith(".yaml") and not name.isprintable()
     ]
     if misnamed:
         raise ConfigError(misnamed)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from poise.config import cross, files, secret_files
 from poise.config.files import ConfigError, Mistake
@@ -13,6 +14,9 @@ from poise.config.model import Config
 from poise.config.parts import Source
 from poise.config.source import take_apart
 from poise.config.yaml_lines import Finding
+
+_NO_VIP: Final = "there is no VIP, neither in this file nor in that directory: write at least one"
+_TOO_LARGE: Final = "the files are larger than 64 MiB together, up to this one: write less"
 
 __all__ = ["ConfigError", "Loader", "Mistake", "load"]
 
@@ -44,8 +48,11 @@ class Loader:
         mistakes: list[Mistake] = []
         with _without_collection():
             sources = self._read(mistakes)
+        whole = sources[self.path]
         found = list(cross.contradictions(list(sources.values()), self._census))
         found += secret_files.exposed(sources.values())
+        if whole.include is not None and not mistakes and not any(source.vips for source in sources.values()):
+            found.append((whole, Finding(("include",), _NO_VIP)))
         if found or mistakes or not all(source.is_clean for source in sources.values()):
             raise ConfigError([*_told(list(sources.values()), found), *mistakes])
         self.digest = _digest(sources.values())
@@ -55,25 +62,22 @@ class Loader:
         """All files, the configuration first; those that cannot be read are mistakes."""
         whole = self._source(self.path, files.read(self.path), is_included=False)
         sources = {self.path: whole}
-        written = whole.document.data.get("include") if isinstance(whole.document.data, dict) else None
         size = len(whole.content)
-        if isinstance(written, str) and written:
+        try:
+            paths = [] if whole.include is None else files.included(self.path.parent / whole.include)
+        except ConfigError as error:
+            mistakes += error.mistakes
+            paths = []
+        for path in paths:
             try:
-                paths = files.included(self.path.parent / written)
+                content = files.read(path)
+                size += len(content)
+                if size > files.MAXIMUM_BYTES_TOGETHER:
+                    mistakes += files.unusable(path, _TOO_LARGE).mistakes
+                    break
+                sources[path] = self._source(path, content, is_included=True)
             except ConfigError as error:
                 mistakes += error.mistakes
-                paths = []
-            for path in paths:
-                try:
-                    content = files.read(path)
-                    size += len(content)
-                    if size > files.MAXIMUM_BYTES_TOGETHER:
-                        raise files.unusable(path, "the files are larger than 64 MiB together: write less")
-                    sources[path] = self._source(path, content, is_included=True)
-                except ConfigError as error:
-                    mistakes += error.mistakes
-                    if size > files.MAXIMUM_BYTES_TOGETHER:
-                        break
         self._sources = sources
         return sources
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from poise.config.addresses import parse_address
@@ -96,12 +97,16 @@ class ServerList:
 
 @dataclass(eq=False)
 class Source:
-    """A file: `name` is what messages call it; `secrets` are the files with secrets that it points to."""
+    """A file: `name` is what messages call it.
+
+    include: the directory that it includes. secrets: the files with secrets that it points to.
+    """
 
     name: str
     content: bytes
     document: Document
     settings: Written | None = None
+    include: Path | None = None
     findings: list[Finding] = field(default_factory=list)
     secrets: list[tuple[Location, str]] = field(default_factory=list)
     vips: list["VipPart"] = field(default_factory=list)

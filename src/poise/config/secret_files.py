@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets that poise.yaml only points to: files that others than their owner must not read, and variables."""
+"""Secrets that poise.yaml only points to: files that others than their owner must not read."""
 
-import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
 
-from poise.config.care import LoadConfig
 from poise.config.parts import Source
 from poise.config.yaml_lines import Finding, Location
-from poise.errors import PoiseError
-
-_LONGEST_TOKEN: Final = 4096
 
 
 def exposed(sources: Iterable[Source]) -> Iterator[tuple[Source, Finding]]:
@@ -52,32 +46,3 @@ def _exposure(path: str) -> str:
     except (OSError, ValueError):
         return ""
     return f"{path} can be read by others (mode {mode:o}): `chmod 600 {path}`" if mode & 0o077 else ""
-
-
-def load_token(load: LoadConfig) -> str | None:
-    """The token that is sent along to ask for a load; None if there is none.
-
-    Raises PoiseError if its file or environment variable is not there or cannot be used, or others may read
-    the file.
-    """
-    if load.token_env is not None:
-        what = f"the environment variable {load.token_env}"
-        token = os.environ.get(load.token_env)
-        if token is None:
-            raise PoiseError(f"{what} of a token is not set: set it for poise, or write another token_env")
-    elif load.token_file is not None:
-        what = f"the token file {load.token_file}"
-        if sentence := _exposure(str(load.token_file)):
-            raise PoiseError(f"the token file {sentence}")
-        try:
-            with load.token_file.open("rb") as file:
-                token = file.read(_LONGEST_TOKEN + 1).decode("ascii").strip()
-        except OSError as error:
-            raise PoiseError(f"cannot read {what}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            token = ""
-    else:
-        return None
-    if not 0 < len(token) <= _LONGEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise PoiseError(f"{what} holds no token: write one line of up to {_LONGEST_TOKEN} printed signs")
-    return token

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from poise.config import care, files, protocols, secret_files, yaml_lines
 from poise.config.base import Written
+from poise.config.fields import parse_include
 from poise.config.model import (
     MAXIMUM_POOLS,
     MAXIMUM_PREFIXES,
@@ -80,6 +81,8 @@ def take_apart(path: Path, content: bytes, *, is_included: bool = False) -> Sour
         source.vips.append(VipPart(source, location, written, vip))
         source.findings += protocols.contradictions(document, index)
     rest = _rest(document.data, is_included=is_included)
+    if not is_included:
+        source.include = _include(document.data)
     source.secrets += secret_files.secrets_in(document.data)
     source.settings = _understand(Included if is_included else Config, rest, (), places, source)
     if source.is_clean:
@@ -98,6 +101,13 @@ def _understand(
         for each in errors:
             each["loc"] = (*location, *each["loc"])
         source.findings += findings(errors, places)
+        return None
+
+
+def _include(data: object) -> Path | None:
+    try:
+        return parse_include(data["include"]) if isinstance(data, dict) and "include" in data else None
+    except ValueError:
         return None
 
 

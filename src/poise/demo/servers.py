@@ -100,13 +100,13 @@ def _both_rounds(narrator: Narrator) -> tuple[Outcome, Outcome]:
             f"{SHORT_REQUESTS} requests a second use new ones, while servers are added, drained and removed."
         )
         narrator.title("1. poise: a cookie in each connection's own packets names its server")
-        poise = _round(lab, "round-robin", narrator)
+        poise = _round(lab, "stateless", narrator)
         narrator.title("2. For comparison: the same program, but it picks servers by a plain hash")
-        return poise, _round(lab, "hash", narrator)
+        return poise, _round(lab, "cookieless", narrator)
 
 
-def _round(lab: ServersLab, policy: str, narrator: Narrator) -> Outcome:
-    balancer = lab.start_balancer(lab.servers[:FIRST_SERVERS], policy=policy)
+def _round(lab: ServersLab, mode: str, narrator: Narrator) -> Outcome:
+    balancer = lab.start_balancer(lab.servers[:FIRST_SERVERS], mode=mode)
     connections = long_lived(lab.clients[0], lab.vip, lab.port, connections=CONNECTIONS)
     requests = short_requests(lab.clients[1], lab.vip, lab.port, rate=SHORT_REQUESTS)
     start = time.monotonic()

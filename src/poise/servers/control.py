@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The servers of a running poise: each change is decided, saved, and then applied, VIP by VIP."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -17,8 +18,9 @@ from poise.servers.health.judge import share
 from poise.servers.model import GONE, Address, Model, Server, State, Vip
 from poise.servers.reach import Reach
 from poise.servers.reconcile import VipEnd, reconcile, vip_end
+from poise.servers.signals import Signals
 from poise.servers.standing import Choice, Standing, choice
-from poise.servers.steering import Steered, Steering
+from poise.servers.steering import BY_LOAD, Steered, Steering
 from poise.servers.store import Key, Store
 from poise.servers.vigil import Verdict, Vigil
 
@@ -64,8 +66,10 @@ class Controller:
         self.steering = Steering(plane.readings, clock)
         self.watchlist = watchlist.Watchlist(self.vigil, store, clock, wall)
         self.model = store.load()
+        self._signals = Signals(events)
         self.choices: dict[int, Choice] = {}
         self._vips: dict[int, Vip] = {}
+        self._addresses: frozenset[Address] = frozenset()  # of all servers
         self._store = store
         self._key = key
         self._clock = clock
@@ -115,7 +119,10 @@ class Controller:
     def _begin(self, model: Model, changed: Collection[int], removed: Collection[int]) -> None:
         """Apply everything, whatever an earlier process has left in the tables."""
         self.plane.hold_keys(model.vips)
-        self._look_up(model)
+        for vip in model.vips:
+            _ = vip.held  # which is cached, so that the first reading does not wait for it
+        self._addresses = frozenset().union(*(vip.addresses for vip in model.vips))
+        self.reach.look_up(self._addresses)
         self.reach.wait(RESOLVE)
         self._vips = {vip.index: vip for vip in model.vips}
         self.watchlist.begin(self._vips)
@@ -180,6 +187,11 @@ class Controller:
                 self._tell(Kind.REMOVED, chosen, server, "is off the list, connections that it has go on")
             return chosen.index, server.id
 
+    @property
+    def shortest_interval(self) -> float:
+        """The time in which `look` is to be called again at the latest, for loads; in seconds."""
+        return min((vip.load.interval for vip in self.model.vips if vip.policy in BY_LOAD), default=math.inf)
+
     def find(self, key: Key) -> tuple[Vip, Server]:
         """Return a server with its VIP; raises NotFoundError if it is gone."""
         index, number = key
@@ -217,7 +229,7 @@ class Controller:
     def refresh(self, addresses: Collection[Address] | None = None) -> None:
         """Look up the ways to these servers again, to all unless given, and apply what differs."""
         with self.lock:
-            changed = self._look_up(self.model, afresh=addresses)
+            changed = self.reach.look_up(self._addresses, afresh=addresses)
             concerned = {vip.index for vip in self.model.vips if not vip.addresses.isdisjoint(changed)}
             self._renew(concerned, is_reach=True)
 
@@ -243,6 +255,7 @@ class Controller:
             self._steered |= steered
             with self._dirty_lock:
                 self._dirty |= steered.keys() | self._starting
+            self._signals.look(self._vips, self.steering.shown)
         self.settle()
 
     def _note(self, key: Key, verdict: Verdict) -> None:
@@ -255,7 +268,8 @@ class Controller:
     def _change(self, model: Model, indices: Collection[int]) -> None:
         """Save and apply another model that differs in these VIPs; what does not fit is not saved."""
         before, after = self._vips, {vip.index: vip for vip in model.vips}
-        self._look_up(model)
+        new = (after[index].addresses for index in indices if index in after)
+        self.reach.look_up(self._addresses.union(*new))
         flags = self._flags_now()
         concerned = {*indices} if flags == self._flags else {*before, *after}
         changed = [after[index] for index in concerned if index in after]
@@ -267,13 +281,15 @@ class Controller:
             tables = {vip.index: self._tables(vip, choices[vip.index]) for vip in changed}
             changes = tables | dict.fromkeys(gone)
             links, direct = self.reach.links, self._direct
-            plan.plan(self.plane.present, changes, links=links, direct=direct)  # raises Crowded
+            if any(vip.index not in before or not vip.held <= before[vip.index].held for vip in changed):
+                plan.plan(self.plane.present, changes, links=links, direct=direct)  # raises Crowded
             self._store.save([vip for vip in changed if before.get(vip.index) is not vip], gone)
         except BaseException:
             self._flags = former
             self.watchlist.follow({index: before.get(index) for index in concerned})
             raise
         self.model, self._vips = model, after
+        self._let_go(before, indices)
         for index in gone:
             self.choices.pop(index, None)
             self._steered.pop(index, None)
@@ -326,8 +342,20 @@ class Controller:
     def _flags_now(self) -> int:
         return rows.flags_for(self._direct, self.reach.links)
 
-    def _look_up(self, model: Model, *, afresh: Collection[Address] | None = ()) -> frozenset[Address]:
-        return self.reach.look_up(frozenset().union(*(vip.addresses for vip in model.vips)), afresh=afresh)
+    def _let_go(self, before: Mapping[int, Vip], indices: Iterable[int]) -> None:
+        """Note where servers are now that these VIPs have changed; what no VIP has any more is let go."""
+        concerned = set(indices)
+        new = frozenset().union(*(vip.addresses for index, vip in self._vips.items() if index in concerned))
+        left = (
+            frozenset().union(*(vip.addresses for index, vip in before.items() if index in concerned)) - new
+        )
+        for vip in self._vips.values():
+            if not left:
+                break
+            left -= vip.addresses
+        self._addresses = (self._addresses | new) - left
+        if left:
+            self.reach.look_up(self._addresses)
 
     def _tell(self, kind: Kind, vip: Vip, server: Server, what: str) -> None:
         self.events.add(kind, f"server {server.name} {what}", vip=vip.name, server=server.name)

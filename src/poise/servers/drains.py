@@ -116,9 +116,9 @@ def _estimated(quiet: Mapping[Key, float], readings: Readings, now: float) -> di
     """
     if not quiet:
         return {}
-    flows = samples.in_use(readings.samples)
-    flows = flows[(flows["flags"] & samples.OVER) == 0]
-    rows, silences = samples.rows(flows), samples.silence(flows, now)
+    flows = readings.samples
+    flows = flows[(flows["flags"] & (samples.USED | samples.OVER)) == samples.USED]
+    rows, silences = samples.rows(flows), samples.ages(flows["seen"].astype(np.uint32), now)
     order = np.argsort(rows, kind="stable")
     rows, silences = rows[order], silences[order]
     found = {}

@@ -126,16 +126,22 @@ def undo(state_file: Path, due: Callable[[Setting], bool] = lambda _: True) -> l
     recording, sentences = _current(state_file)
     left = [record for record in recording.records if not due(record.setting)]
     undone = [record for record in reversed(recording.records) if due(record.setting)]
-    changes: list[tuple[Setting, str, str, str]] = []
-    for record, value in zip(undone, read_all(record.setting for record in undone), strict=True):
+    found = list(zip(undone, read_all(record.setting for record in undone), strict=True))
+    done = _change(
+        [
+            (record.setting, value, record.before, "as before")
+            for record, value in found
+            if value == record.setting.wanted
+        ]
+    )
+    for record, value in found:
         setting = record.setting
         if value is None:
             sentences.append(f"{setting.name} needs no undoing: the interface is gone")
         elif value == setting.wanted:
-            changes.append((setting, value, record.before, "as before"))
+            sentences.append(done.pop(0))
         elif value != record.before:
             sentences.append(f"{setting.name} is left {value}: it was changed after poise had set it up")
-    sentences += _change(changes)
     if not left:
         _delete(state_file)
     elif len(left) < len(recording.records):

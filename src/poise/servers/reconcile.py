@@ -52,7 +52,9 @@ def reconcile(
     if settled:
         for want in wanted:
             if vip_end(want) not in settled:
-                taken[want.protocol.number] |= {(want.address, want.port), *want.ends}
+                former = kept.get(vip_end(want))
+                new = want.ends - former.held if former else want.ends | {(want.address, want.port)}
+                taken[want.protocol.number] |= new
     indices = {kept[vip_end(want)].index for want in wanted if vip_end(want) in kept}
     free = (index for index in range(len(wanted) + len(indices)) if index not in indices)
     vips = []
@@ -69,7 +71,9 @@ def reconcile(
 
 def _loses(vip: Vip, want: WantedVip, taken: Mapping[int, AbstractSet[_At]]) -> bool:
     """Return whether VIPs that are not settled take a server from one that is."""
-    return not (vip.held & taken[want.protocol.number]) <= want.ends
+    ends = taken.get(want.protocol.number)
+    concerned = vip.held & ends if ends else frozenset()
+    return bool(concerned) and not concerned <= want.ends
 
 
 def _as_wanted(vip: Vip, want: WantedVip) -> Vip:

@@ -4,7 +4,7 @@
 Pure: on numpy's structured arrays, with the time handed in.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,7 @@ def flows_seen(
 def crowded(flows: float, size: int) -> float:
     """Return how many flows there were to have left so many in a table of `size` rows without chains.
 
-    Of n flows, size × (1 − exp(−n/size)) rows hold one (linear counting: Whang et al., "A Linear-Time
+    Of n flows, size × (1 - exp(-n/size)) rows hold one (linear counting: Whang et al., "A Linear-Time
     Probabilistic Counting Algorithm for Database Applications", TODS 1990, section 2).
     """
     full = min(flows, size - 1.0) / size

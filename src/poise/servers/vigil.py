@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -13,7 +13,7 @@ import structlog
 from poise.servers.care import Check, CheckKind, Passive
 from poise.servers.health.checks import check_once
 from poise.servers.health.judge import Result, Verdict, judge, together
-from poise.servers.health.passive import Counted, Suspicion, held, released, suspect
+from poise.servers.health.passive import NOT_SUSPECTED, Counted, Suspicion, held, released, suspect
 from poise.servers.health.rota import Job, Rota
 from poise.servers.health.target import CannotCheck, Target
 
@@ -26,10 +26,12 @@ Tell = Callable[[Key, Verdict], None]
 
 _LATE = 0.3  # seconds after its time-out at which a check that ran out of time says nothing
 
+_UNCHECKED = "is not checked"
+
 _log = structlog.get_logger()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Part:
     """One check of a server and what it found so far."""
 
@@ -55,14 +57,14 @@ class _Part:
         return self.excused
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Ward:
     """A server that is watched."""
 
     target: Target
     verdict: Verdict
-    parts: list[_Part] = field(default_factory=list)
-    suspicion: Suspicion = field(default_factory=Suspicion)
+    parts: list[_Part]
+    suspicion: Suspicion
 
 
 class Vigil:
@@ -100,6 +102,7 @@ class Vigil:
         """Watch these servers, new or as they are now, and those that are gone no longer; see `watch`."""
         with self._lock:
             now = self._clock()
+            unknown = Verdict(since=now)
             stopped: list[Job] = []
             begun: list[Job] = []
             for key in gone & self._wards.keys():
@@ -110,11 +113,14 @@ class Vigil:
                 former = self._wards.get(key)
                 if former is not None and former.target == target:
                     continue
-                ward = self._ward(key, target, former, now)
-                self._note_passive(key, ward)
-                stays = {part.job for part in ward.parts}
+                if former is None or _moved(former.target, target):
+                    ward = self._new_ward(key, target, unknown, now)
+                else:
+                    ward = _changed_ward(target, former, now)
                 if former is not None:
+                    stays = _jobs(ward)
                     stopped += [job for job in _jobs(former) if job not in stays]
+                self._note_passive(key, ward)
                 begun += self._employ(key, ward)
                 self._wards[key] = ward
             self._restored = {}
@@ -128,16 +134,13 @@ class Vigil:
         changed = []
         with self._lock:
             now = self._clock()
-            for key in self._held | (counted.keys() & self._passive.keys()):
-                ward = self._wards[key]
-                former = ward.suspicion
-                if key in counted:
-                    ward.suspicion = suspect(self._passive[key], former, counted[key], now)
-                else:
-                    ward.suspicion = released(former, now)
-                if ward.suspicion.until != former.until:
-                    self._note_passive(key, ward)
-                    changed += self._conclude(key, ward, now)
+            for key in [key for key in self._held if key not in counted]:
+                changed += self._suspect(key, released(self._wards[key].suspicion, now), now)
+            for key, numbers in counted.items():
+                passive = self._passive.get(key)
+                if passive is not None:
+                    suspicion = suspect(passive, self._wards[key].suspicion, numbers, now)
+                    changed += self._suspect(key, suspicion, now)
         for key, verdict in changed:
             self._tell(key, verdict)
 
@@ -157,27 +160,17 @@ class Vigil:
         """Check servers until cancelled; under asyncio."""
         await self._rota.run()
 
-    def _ward(self, key: Key, target: Target, former: _Ward | None, now: float) -> _Ward:
-        if former is not None and _moved(former.target, target):
-            former = None
-        known: list[_Part] = []
-        suspicion = Suspicion()
-        if former is not None:
-            verdict, known = former.verdict, list(former.parts)
-            suspicion = former.suspicion if target.passive is not None else suspicion
-        else:
-            verdict = _as_of(self._restored.get(key, Verdict(since=now)), now)
-            if verdict.up is False and target.passive is not None and not target.checks:
+    def _new_ward(self, key: Key, target: Target, unknown: Verdict, now: float) -> _Ward:
+        """Begin to watch a server: with its restored verdict, if there is one, else as unknown."""
+        restored = self._restored.get(key)
+        verdict = unknown if restored is None else _as_of(restored, now)
+        suspicion = NOT_SUSPECTED
+        if not target.checks:
+            if target.passive is None:
+                verdict = Verdict(since=now, reason=_UNCHECKED)
+            elif verdict.up is False:
                 suspicion = held(target.passive, suspicion, verdict.reason, now)
-        if not target.checks and target.passive is None:
-            verdict = Verdict(since=now, reason="is not checked")
-        ward = _Ward(target, verdict, suspicion=suspicion)
-        for check in target.checks:
-            same = next((part for part in known if part.check == check), None)
-            if same is not None:
-                known.remove(same)
-            ward.parts.append(same or _Part(check, replace(verdict, streak=0)))
-        return ward
+        return _Ward(target, verdict, [_Part(check, verdict) for check in target.checks], suspicion)
 
     def _employ(self, key: Key, ward: _Ward) -> list[Job]:
         """Make a job of each check that has none yet."""
@@ -223,12 +216,22 @@ class Vigil:
 
     def _note_passive(self, key: Key, ward: _Ward) -> None:
         """Keep track of who is judged by its packets, and of who is held."""
-        self._passive.pop(key, None)
-        self._held.discard(key)
         if ward.target.passive is not None:
             self._passive[key] = ward.target.passive
-            if ward.suspicion.until is not None:
-                self._held.add(key)
+        else:
+            self._passive.pop(key, None)
+        if ward.suspicion.until is not None:
+            self._held.add(key)
+        else:
+            self._held.discard(key)
+
+    def _suspect(self, key: Key, suspicion: Suspicion, now: float) -> list[tuple[Key, Verdict]]:
+        ward = self._wards[key]
+        former, ward.suspicion = ward.suspicion, suspicion
+        if suspicion.until == former.until:
+            return []
+        self._note_passive(key, ward)
+        return self._conclude(key, ward, now)
 
     def _conclude(self, key: Key, ward: _Ward, now: float) -> list[tuple[Key, Verdict]]:
         """Put together what is known of a server; returns its verdict if that has changed."""
@@ -239,6 +242,21 @@ class Vigil:
         former = ward.verdict
         ward.verdict = together(former, parts, now)
         return [] if ward.verdict.up is former.up else [(key, ward.verdict)]
+
+
+def _changed_ward(target: Target, former: _Ward, now: float) -> _Ward:
+    """Watch a server in another way; its verdict stays, also for checks that are new."""
+    verdict = former.verdict
+    suspicion = former.suspicion if target.passive is not None else NOT_SUSPECTED
+    if not target.checks and target.passive is None:
+        verdict = Verdict(since=now, reason=_UNCHECKED)
+    known, parts = list(former.parts), []
+    for check in target.checks:
+        same = next((part for part in known if part.check == check), None)
+        if same is not None:
+            known.remove(same)
+        parts.append(same or _Part(check, replace(verdict, streak=0)))
+    return _Ward(target, verdict, parts, suspicion)
 
 
 def _jobs(ward: _Ward) -> list[Job]:

@@ -8,13 +8,13 @@ from enum import IntEnum
 from random import Random
 from typing import Final
 
+from poise.servers import maglev, pick
 from poise.servers.model import Mode, Policy, Protocol, Server, State, Vip
-from poise.servers.pick import pick
 from poise.servers.schedule import schedule
 from poise.servers.standing import UNKNOWN, Choice, Standing, fractions, shown_state, unused_reason
 
 NO_SERVER: Final = 0xFFFF  # WATCH_NO_SERVER of contract.h
-_DRAWS: Final = 4096  # of random numbers, for the chances of a policy that draws servers
+_DRAWS: Final = 4096  # sequence numbers that are tried, for the chances of a policy that draws servers
 _BY_HASH: Final = (Policy.HASH, Policy.MAGLEV)
 _BY_DRAW: Final = (Policy.POWER_OF_TWO, Policy.PREQUAL)
 _RULES: Final = {
@@ -61,7 +61,7 @@ _REASONS: Final = {
 
 @dataclass(frozen=True)
 class Live:
-    """A server's load in effect, per weight, as struct live has it; latency in microseconds, 0 if unknown."""
+    """A server's load in effect, per weight; latency in microseconds per weight, 0 if unknown."""
 
     load: int = 0
     latency: int = 0
@@ -120,15 +120,16 @@ def _chances(
     """Return by server id with which chance a new connection goes there; without those that have none."""
     if not choice.shares:
         return {}
-    pool = (tuple(choice.shares), tuple(choice.weights.values()), schedule(choice.shares))
-    known = {number: lives.get(number, Live()) for number in choice.shares}
-    numbers = Random(0)  # noqa: S311  # no secret: the same question gets the same answer
+    rows = maglev.table(choice.weights) if policy is Policy.MAGLEV else ()
+    pool = pick.Pool(sorted(choice.shares), schedule(choice.shares), rows, choice.hot_above)
+    loads = {server: pick.Live(live.load, latency=live.latency) for server, live in lives.items()}
+    sequence_numbers = Random(0)  # noqa: S311  # no secret: the same question gets the same answer
     draws = _DRAWS if policy in _BY_DRAW else 1
-    counts: Counter[int] = Counter()
-    for _ in range(draws):
-        server = pick(policy, pool, known, hash=flow, turn=turn, random=numbers.getrandbits(64))
-        if server is not None:
-            counts[server] += 1
+    picked = (
+        pick.pick(policy, pool, loads, hash=flow, turn=turn, random=pick.random_number(flow, isn))
+        for isn in (sequence_numbers.getrandbits(32) for _ in range(draws))
+    )
+    counts = Counter(server for server in picked if server is not None)
     return {server: count / draws for server, count in counts.items()}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import pairwise
 
+import anyio
 import pytest
 import structlog
 from hypothesis import given
@@ -211,6 +212,30 @@ def test_nothing_is_left_when_it_ends() -> None:
     rota.change([], [log.job(f"{number}", f"{number}", 0.01, takes=9) for number in range(20)])
     run(rota, 0.1)
     assert (log.most["all"], log.under_way["all"]) == (20, 0)
+
+
+def test_nothing_is_left_when_a_task_group_ends_it() -> None:
+    """Likewise under anyio, which cancels again whatever still waits."""
+    began, ended = [], []
+
+    async def hang() -> None:
+        began.append(1)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)
+            ended.append(1)
+
+    async def main() -> None:
+        rota = Rota()
+        rota.change([], [Job(number, 0.01, 0, hang) for number in range(5)])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(rota.run)
+            await anyio.sleep(0.1)
+            tasks.cancel_scope.cancel()
+        assert len(began) == len(ended) == 5
+
+    anyio.run(main)
 
 
 def test_what_was_missed_is_not_made_up_for() -> None:

@@ -9,7 +9,7 @@ from poise.servers.care import Check
 LEAST_SHARE = 0.1  # of a server that has just recovered
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Result:
     """What one check found: whether the server is well, after how many seconds, and in words."""
 
@@ -18,7 +18,7 @@ class Result:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether a server is up; None: not known yet, and it is used as if it were.
 

@@ -21,7 +21,7 @@ class Counted(NamedTuple):
     repeats: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Suspicion:
     """What is held against one server.
 
@@ -36,6 +36,9 @@ class Suspicion:
     reason: str = "nothing in its packets speaks against it"
 
 
+NOT_SUSPECTED = Suspicion()
+
+
 def suspect(passive: Passive, former: Suspicion, counted: Counted, now: float) -> Suspicion:
     """Return what is held against a server after one more look at its counters.
 
@@ -43,8 +46,8 @@ def suspect(passive: Passive, former: Suspicion, counted: Counted, now: float) -
     was held starts anew.
     """
     former = released(former, now)
-    if former.until is not None:
-        return former
+    if former.until is not None or (former.history and former.history[-1][1] == counted):
+        return former  # held, or it got no connection since
     history = _extended(former.history, counted, now, passive.window)
     hold = 0.0 if former.hold and now - former.back >= max(former.hold, passive.window) else former.hold
     fault = _fault(passive, history[0][1], counted)

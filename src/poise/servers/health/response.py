@@ -7,7 +7,7 @@ from typing import Final
 from poise.servers.health.wire import NotWell, Wire
 
 LONGEST_HEAD: Final = 65_536  # bytes
-LONGEST_BODY: Final = 262_144  # bytes of it that are looked at
+LONGEST_BODY: Final = 65_536  # bytes of it that are looked at
 _LONGEST_LINE: Final = 4_096  # bytes of a status line, or of the size of a chunk
 
 _BEGINNING: Final = b"HTTP/1."

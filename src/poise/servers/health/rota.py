@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import anyio
 import structlog
 
 MOST_PER_SECOND = 1_500  # checks; about as many as one core can make
@@ -22,7 +23,7 @@ _GRAIN = 0.005  # seconds: what is due within it is begun together, which saves 
 _log = structlog.get_logger()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Job:
     """Something to be done again and again; the jobs of one group never at the same time.
 
@@ -105,7 +106,8 @@ class Rota:
             tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            with anyio.CancelScope(shield=True):
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def _stretch(self) -> float:

@@ -8,7 +8,7 @@ from poise.servers.care import Check, Passive
 from poise.servers.model import Address
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Target:
     """A server to be watched: where it is, what it and its VIP are called, and how it is judged."""
 

@@ -5,35 +5,42 @@ Three things are known: every connection that was placed; of a sample of them, w
 whether their end was seen; and how often, in this VIP, a flow as silent as this one spoke again. Pure.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from poise.servers.load.survival import BINS, STEP, Survival, bins
+from poise.servers.load.look import SHIFT, Look
+from poise.servers.load.survival import BINS, STEP, Survival
 from poise.servers.model import SERVER_IDS
-from poise.servers.samples import BEGUN, KEPT, OVER, USED, Numbers, Rows, Samples, ages, rows
+from poise.servers.samples import KEPT, Numbers, Rows, Samples, crowded
 
-_MISSED: Final = 0.25  # ends that may have been missed, to each that was seen; more silent flows are idle ones
+_MISSED: Final = (
+    0.25  # ends that may have been missed, to each that was seen; more silent flows are idle ones
+)
 _HALF_LIFE: Final = 3600.0  # seconds, of what is known of how many flows are sampled
 _MODEST: Final = 1.0  # sampled flows that the configured share of samples counts as
 _SMOOTH: Final = 0.1  # of the servers' spread, a step
-_SHIFT: Final = SERVER_IDS.bit_length() - 1  # shifts are ten times as fast as divisions
 _REFRESH: Final = 4.5  # seconds
-_TICK: Final = 0.01  # seconds, of the kernel's coarse clock
+_MOST_KEPT: Final = 0.9
 _MOST_THINNED: Final = 3.0  # as a power of e
 _LEAST_SPREAD: Final = 1e-4
 
 
 @dataclass(frozen=True)
 class Opened:
-    """Of one VIP: the servers that take connections (by id), and how many were placed on each, ever."""
+    """Of one VIP: the servers that take connections (ids), and how many were placed on each, ever.
+
+    counts_for: seconds since each came back from a drain, in which all of its flows were sampled: those that
+    have not been seen since do not count. ends: flows say when they are over, as TCP's do.
+    """
 
     servers: NDArray[np.int64]
     placed: Numbers
-    ends: bool = True  # its flows say when they are over, as TCP's do
+    counts_for: Numbers | None = None
+    ends: bool = True
 
 
 class Estimator:
@@ -43,7 +50,7 @@ class Estimator:
         """Know nothing; vips: one more than the largest index. one_in: of how many flows one is sampled."""
         self._one_in = one_in
         self._survival = Survival(2 * vips)  # of each VIP: flows that spoke after their first packet, or not
-        self._former: _Look | None = None
+        self._former: Look | None = None
         self._taken = 0.0  # a second, of the rows that may be taken by another flow
         self._books: dict[int, _Book] = {}
         self._table, self._indexes, self._refresh = np.zeros((0, BINS)), np.zeros(0, np.int64), 0.0
@@ -54,14 +61,14 @@ class Estimator:
         return self._former.clock if self._former else None
 
     def observe(self, samples: Samples, vips: Mapping[int, Opened], clock: float) -> dict[int, Numbers]:
-        """Take in the samples, and return how many connections are open, by VIP and in the order of `servers`.
+        """Take in the samples, and return how many connections are open, by VIP, in the order of `servers`.
 
         vips: by index, those to estimate. clock: monotonic seconds, about STEP later than the time before.
         """
         for vip in self._books.keys() - vips.keys():
             del self._books[vip]
             self._survival.forget(np.array([2 * vip, 2 * vip + 1]))
-        former, now = self._former, _Look(samples, vips, clock)
+        former, now = self._former, Look(samples, vips, clock)
         self._former = now
         size = (max(vips, default=0) + 1) * SERVER_IDS
         elapsed, new = 0.0, np.zeros(size // SERVER_IDS)
@@ -74,18 +81,21 @@ class Estimator:
             new = np.bincount(now.vips_begun(~same, elapsed), minlength=len(new))
             self._taken += (now.taken(former, same) / elapsed - self._taken) * _SMOOTH
         weights = self._open(now, vips) * self._thinned(now)
-        kept = now.kept / max(len(samples), 1)  # their rows were taken, so newcomers were not sampled
+        weights[now.silence > _counts_for(vips, size)[now.row]] = 0.0
+        # Rows that are kept hide other flows: those that begin, and of those that go on about half as many.
+        kept = min(now.kept / len(samples), _MOST_KEPT)
+        weights *= crowded(now.kept, len(samples)) / max(now.kept, 1)
         begun = np.bincount(now.row, weights * now.begun, minlength=size)
-        other = np.bincount(now.row, weights * ~now.begun, minlength=size) / max(1.0 - kept, 0.1)
+        other = np.bincount(now.row, weights * ~now.begun, minlength=size)
         result = {}
         for vip, opened in vips.items():
             book = self._books.setdefault(vip, _Book())
-            book.enter(opened, float(new[vip]), elapsed)
+            book.enter(opened, float(new[vip]) / (1.0 - kept), elapsed)
             rows_ = vip * SERVER_IDS + opened.servers
             result[vip] = book.open(opened, begun[rows_], other[rows_], self._one_in)
         return result
 
-    def _open(self, now: "_Look", vips: Mapping[int, Opened]) -> Numbers:
+    def _open(self, now: "Look", vips: Mapping[int, Opened]) -> Numbers:
         """Return the chance of each flow to be open."""
         indexes = np.array(sorted(vips), np.int64)
         size = int(indexes.max(initial=0)) + 1
@@ -93,10 +103,10 @@ class Estimator:
         ends[[vip for vip, opened in vips.items() if opened.ends]] = True
         chances = self._chances(indexes, now.clock)
         silent = 1.0 - chances.reshape(-1)[now.place]
-        vip = now.row >> _SHIFT
-        over = now.over[:size]
+        vip = now.row >> SHIFT
+        over = now.ended[:size]
         dead = np.bincount(vip, silent * ~now.unspoken, minlength=size)
-        # If more flows are silent than could have ended unseen, it is their way, and not enough was seen of it.
+        # If more flows are silent than can have ended unseen, it is their way, and too little was seen of it.
         most = np.where(ends, over * _MISSED, np.inf)
         scale = np.minimum(most / np.maximum(dead, 1e-9), 1.0)
         silent *= np.where(now.unspoken, 1.0, scale[vip])
@@ -115,7 +125,7 @@ class Estimator:
             self._indexes, self._refresh = indexes, clock + _REFRESH
         return self._table
 
-    def _thinned(self, now: "_Look") -> Numbers:
+    def _thinned(self, now: "Look") -> Numbers:
         """Return how many flows there are for each that was silent for so long and still has its row.
 
         Horvitz and Thompson, "A Generalization of Sampling Without Replacement From a Finite Universe", 1952.
@@ -126,56 +136,12 @@ class Estimator:
         return many
 
 
-class _Look:
-    """The sampled flows at one moment: all rows by member, and of some VIPs those that are not over."""
-
-    def __init__(self, samples: Samples, vips: Iterable[int], clock: float) -> None:
-        self.clock = clock
-        self._fingerprint, self._begun, self._seen, flags = (
-            samples[member].astype(np.uint32) for member in ("fingerprint", "begun", "seen", "flags")
-        )
-        self._row = rows(samples)
-        wanted = np.zeros(1 << 16, np.bool_)
-        wanted[list(vips)] = True
-        self._wanted = wanted[self._row // SERVER_IDS]
-        self._used = (flags & USED) != 0
-        self._starts = (flags & BEGUN) != 0
-        self._over = (flags & OVER) != 0
-        self._places = np.flatnonzero(self._used & ~self._over & self._wanted)
-        self.row = self._row[self._places]
-        seen = self._seen[self._places]
-        self.begun = self._starts[self._places]
-        # Only the first packets came, within a tick of the kernel's coarse clock: perhaps nothing but a SYN.
-        self.unspoken = (seen - self._begun[self._places]) <= 1
-        self.silence = ages(seen, clock)
-        self.place = (2 * (self.row >> _SHIFT) + self.unspoken) * BINS + bins(self.silence)
-        over = self._row[self._over] >> _SHIFT
-        self.over = np.bincount(over, minlength=SERVER_IDS)
-        self.kept = int((self.silence <= KEPT).sum())
-
-    def same(self, former: "_Look") -> NDArray[np.bool_]:
-        """Whether each row has the flow that it had."""
-        same: NDArray[np.bool_] = former._used & (self._fingerprint == former._fingerprint)
-        same &= self._row == former._row
-        same &= self._begun == former._begun
-        return same
-
-    def outcomes(self, former: "_Look", same: NDArray[np.bool_]) -> tuple[Rows, NDArray[np.bool_]]:
-        """Return the kind and silence of flows that were not over, and whether they spoke or ended since."""
-        known = same[former._places]
-        at = former._places[known]
-        return former.place[known], (self._seen[at] != former._seen[at]) | self._over[at]
-
-    def vips_begun(self, fresh: NDArray[np.bool_], elapsed: float) -> Rows:
-        """Return the VIP of each flow that began since."""
-        at = np.flatnonzero(fresh & self._used & self._starts)
-        at = at[ages(self._begun[at], self.clock) <= elapsed + 2 * _TICK]
-        return self._row[at] >> _SHIFT
-
-    def taken(self, former: "_Look", same: NDArray[np.bool_]) -> float:
-        """Return of which part of the rows that another flow may take that has happened since."""
-        free = former._over
-        return float((free & ~same).sum()) / max(int(free.sum()), 1)
+def _counts_for(vips: Mapping[int, Opened], size: int) -> Numbers:
+    result = np.full(size, np.inf)
+    for vip, opened in vips.items():
+        if opened.counts_for is not None:
+            result[vip * SERVER_IDS + opened.servers] = opened.counts_for
+    return result
 
 
 class _Book:
@@ -215,7 +181,7 @@ class _Book:
         # Of the connections placed it is known how many there were, so that chance in who is sampled drops out.
         factor = (self._placed + _MODEST * one_in) / (self._sampled + _MODEST)
         measured = begun * factor + other * one_in
-        unseen = min(self._placed, factor) / (1.0 + self._sampled)  # open ones, while none may be sampled
+        unseen = min(self._placed, factor) / (1.0 + self._sampled)  # open, while perhaps none is sampled
         total = float(measured.sum()) + unseen
         self._lasts = min(max(total / max(self._rate, 1e-9), STEP), 3600.0)
         recent = self._recent[opened.servers]
@@ -226,4 +192,5 @@ class _Book:
         noise = float(((seen - awaited) ** 2 - awaited).sum()) / max(float((awaited**2).sum()), 1e-9)
         self._spread += (min(max(noise, 0.0), 1.0) - self._spread) * _SMOOTH
         trust = 1.0 / max(self._spread, _LEAST_SPREAD)
-        return (trust + seen) / (trust / np.maximum(expected, 1e-6) + 1.0 / factor)
+        drawn = (trust + seen) / (trust / np.maximum(expected, 1e-6) + 1.0 / factor)
+        return drawn * (total / drawn.sum())

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chance that a flow which has been silent for a while speaks again, learnt from flows that did or did not.
+"""The chance that a flow which was silent for a while speaks again, learnt from flows that did or did not.
 
-A product-limit estimate (Kaplan and Meier, "Nonparametric Estimation from Incomplete Observations", JASA 1958)
-over silences in steps of a second: of the flows that had been silent for so long at one look, how many had spoken
-by the next one. Those that never do are over, and their end was missed. Pure.
+A product-limit estimate (Kaplan and Meier, "Nonparametric Estimation from Incomplete Observations", JASA
+1958) over silences in steps of a second: of the flows that had been silent for so long at one look, how many
+had spoken by the next one. Those that never do are over, and their end was missed. Pure.
 """
 
 from typing import Final
@@ -27,7 +27,7 @@ _BIN: Final[NDArray[np.uint8]] = (
 _HALF_LIFE: Final = 3600.0  # seconds after which an observation counts half: applications change
 _BELIEF: Final = 2.0  # flows that the belief before any observation is worth, in each bin
 _FIRST: Final = 0.1  # how often, by that belief, a flow speaks while it passes through a bin
-_FADE: Final = 0.5  # how much less a shorter silence tells of the next longer one, a bin
+_FADE: Final = 0.2  # how much less a shorter silence tells of the next longer one, a bin
 
 
 def bins(silences: Numbers) -> NDArray[np.uint8]:
@@ -44,12 +44,11 @@ class Survival:
         self._spoke = np.zeros((kinds, BINS))
 
     def learn(self, places: Rows, spoke: NDArray[np.bool_], elapsed: float) -> None:
-        """Take in one step: each flow's kind × BINS + bin of its silence before, and whether it spoke since."""
+        """Take in one step: each flow's kind × BINS + bin of its silence then, and whether it spoke since."""
         fade = 0.5 ** (elapsed / _HALF_LIFE)
         shape, size = self._at_risk.shape, self._at_risk.size
         for counts, seen in ((self._at_risk, places), (self._spoke, places[spoke])):
-            counts *= fade
-            counts += np.bincount(seen, minlength=size).reshape(shape)
+            counts[:] = counts * fade + np.bincount(seen, minlength=size).reshape(shape)
 
     def forget(self, kinds: Rows) -> None:
         """Know nothing of these any longer."""
@@ -72,4 +71,5 @@ class Survival:
             told = told * _FADE + np.minimum(passed[number], 1.0) * at_risk[number] / width
             known = known * _FADE + at_risk[number] / width
         ahead = np.cumsum(passed[::-1], axis=0)[::-1]
+        ahead -= passed * ((1 - 1 / _WIDTHS) / 2)[:, None]  # on average, half of a bin's steps are over
         return -np.expm1(-ahead.T)
