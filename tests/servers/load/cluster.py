@@ -9,10 +9,10 @@ from random import Random
 
 import numpy as np
 
-from poise.servers.care import LoadKind, LoadSource
+from poise.servers.care import LoadSource
 from poise.servers.load.poll import Heard
 from poise.servers.load.report import Report
-from poise.servers.load.watched import Counted, Lives, Watched
+from poise.servers.load.watched import Counted, Watched
 from poise.servers.model import SERVER_IDS, Mode, Policy, Server, State, Vip
 from poise.servers.pick import Live, Pool, pick
 from poise.servers.schedule import schedule
@@ -61,7 +61,7 @@ class Cluster:
         self.watched = Watched(self.vip, choice_of(self.vip))
         self.connections = np.zeros(SERVER_IDS)
         self.waits: list[float] = []  # seconds from a request's begin to its end
-        self._random = Random(seed)
+        self._random = Random(seed)  # noqa: S311 - a simulation
         self._lives = {number: Live() for number in range(len(workers))}
         self._pool = Pool(range(len(workers)), range(len(workers)))
         self._turn = 0
