@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from poise.servers.care import LoadSource
 from poise.servers.load.estimate import Estimator, Opened
-from poise.servers.load.poll import Key, Poller
+from poise.servers.load.poll import Heard, Key, Poller
 from poise.servers.load.report import url_of
 from poise.servers.load.survival import STEP
 from poise.servers.load.watched import OWN, Counted, Lives, Shown, Watched
@@ -140,11 +140,15 @@ class Steering:
     def shown(self) -> dict[Key, Shown]:
         """Return the load of each server that takes connections in a VIP whose policy looks at loads."""
         with self._lock:
+            now = self._clock()
             return {
                 (vip, number): shown
                 for vip, watched in self._watched.items()
-                for number, shown in watched.shown.items()
+                for number, shown in watched.shown(self._heard_in(vip), now).items()
             }
+
+    def _heard_in(self, vip: int) -> Callable[[int], Heard]:
+        return lambda number: self._poller.heard((vip, number))
 
     def _wants_estimate(self, now: float) -> bool:
         looked = self._estimator.looked
@@ -184,7 +188,7 @@ class Steering:
             open=opened,
             opened_at=at,
         )
-        return watched.look(counted, lambda number: self._poller.heard((vip, number)), now)
+        return watched.look(counted, self._heard_in(vip), now)
 
     def _news(self, due: Iterable[int]) -> dict[int, Steered]:
         """Return what differs from what was told before."""

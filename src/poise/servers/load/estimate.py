@@ -86,8 +86,8 @@ class Estimator:
         # Rows that are kept hide other flows: those that begin, and of those that go on about half as many.
         kept = min(now.kept / len(samples), _MOST_KEPT)
         weights *= crowded(now.kept, len(samples)) / max(now.kept, 1)
-        begun: Numbers = np.bincount(now.row, weights * now.begun, minlength=size)
-        other: Numbers = np.bincount(now.row, weights * ~now.begun, minlength=size)
+        begun = _sums(now.row, weights * now.begun, size)
+        other = _sums(now.row, weights, size) - begun
         result = {}
         for vip, opened in vips.items():
             book = self._books.setdefault(vip, _Book())
@@ -136,6 +136,10 @@ class Estimator:
         long = np.flatnonzero(now.silence > KEPT)
         many[long] = np.exp(np.minimum(self._taken * (now.silence[long] - KEPT), _MOST_THINNED))
         return many
+
+
+def _sums(places: Rows, numbers: Numbers, size: int) -> Numbers:
+    return np.bincount(places, numbers, minlength=size).astype(np.float64, copy=False)
 
 
 def _counts_for(vips: Mapping[int, Opened], size: int) -> Numbers:
