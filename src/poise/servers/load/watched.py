@@ -83,7 +83,7 @@ class Watched:
 
     def renew(self, vip: Vip, choice: Choice) -> None:
         """Take over a changed VIP or choice; what is known of servers that stay is kept."""
-        self.vip = vip
+        self.vip, self.choice = vip, choice
         self.servers = np.array(sorted(choice.shares), np.int64)
         # The slow start is in the shares, so that a server just back is full with few connections.
         slow = dict(choice.shares)
