@@ -20,14 +20,14 @@ def measured(
 
 
 def test_the_step_of_long_connections_is_the_load_of_one() -> None:
-    """Nearly all connections outlive the interval: loads stay as they are, and one more adds what each has."""
+    """They outlive the interval: loads stay nearly as they are, and one more adds what each has."""
     result = level(measured([30.0, 10.0], [1, 1], 4000))
     assert result.step == pytest.approx([40 / 4000] * 2, rel=1e-3)
     assert result.load == pytest.approx([30, 10], rel=1e-2)
 
 
 def test_the_step_of_short_connections_is_the_load_of_one_placed() -> None:
-    """All end within the interval: what is left is what they did not cause, the step is per placement."""
+    """All end within the interval: what they did not cause is left, the step is per placement."""
     result = level(measured([0.9, 0.4], [4000, 4000], 5))
     assert result.step == pytest.approx([1.3 / 8000] * 2)
     assert result.load[0] - result.load[1] == pytest.approx(0.5)

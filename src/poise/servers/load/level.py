@@ -126,14 +126,14 @@ def _whole(numbers: Numbers) -> Words:
     return np.clip(np.rint(numbers), 0, _LARGEST).astype(np.uint32)
 
 
-def border(level: Level, placed: float) -> float:
-    """Return the load above which a server is hot: Prequal's quantile, in the middle of the interval.
+def border(level: Level) -> float:
+    """Return the load above which a server is hot: Prequal's quantile.
 
     Wydrowski et al., "Load is not what you should balance: Introducing Prequal", NSDI 2024, section 4:
-    Q_RIF = 2^-0.25. placed: connections of the VIP that are expected until the loads are written anew.
+    Q_RIF = 2^-0.25. It is of the loads as they are written, with nothing placed since: servers of low latency
+    get hot by what is placed on them, so that no more than that is placed by a latency that is late.
     """
-    ahead = float(level.step.mean()) * placed / len(level.load) / 2
-    return float(np.quantile(level.load, _QUANTILE, method="lower")) + ahead
+    return float(np.quantile(level.load, _QUANTILE, method="lower"))
 
 
 _QUANTILE: Final = 2**-0.25

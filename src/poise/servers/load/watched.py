@@ -128,7 +128,7 @@ class Watched:
         if measured is None:
             return None
         levels = level(measured)
-        hot = border(levels, float(measured.placed.sum())) if self.vip.policy is Policy.PREQUAL else None
+        hot = border(levels) if self.vip.policy is Policy.PREQUAL else None
         load, step = self._scale(levels, hot)
         return Lives(self.rows, load, step, latency)
 
