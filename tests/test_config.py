@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from poise.config import Config, ConfigError, ServerConfig, VipConfig, load
-from tests.configs import mistakes_in
+from tests.configs import EXAMPLES, mistakes_in
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 MINIMAL = (EXAMPLES / "minimal.yaml").read_text()
 
 # What is wrong with a file as a whole: content, part of the message.
@@ -19,7 +18,7 @@ UNUSABLE = {
     "empty": (b"", "the file is empty"),
     "only comments": (b"# nothing yet\n", "the file is empty"),
     "only the word null": (b"---\nnull\n", "the file is empty"),
-    "large": (b"#" * (1 << 20) + b"\n", "larger than 1 MiB"),
+    "large": (b"#" * (4 << 20) + b"\n", "larger than 4 MiB"),
 }
 
 

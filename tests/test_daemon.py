@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from poise import config, daemon
+from poise import daemon
 from poise.errors import PoiseError
 from poise.kernel import features
 from tests.kernel.programs import loaded
@@ -215,7 +215,7 @@ def test_a_kernel_that_lacks_something_is_named(site: Site, monkeypatch: pytest.
     lacking = features.Feature("time travel", "Linux 99", map=999)
     monkeypatch.setattr(features, "REQUIRED", (*features.REQUIRED, lacking))
     with site.here.enter(), pytest.raises(PoiseError, match=r"^the kernel lacks time travel: "):
-        anyio.run(daemon.up, config.load(site.configuration))
+        anyio.run(daemon.up, site.configuration)
     assert site.footprint() == before
 
 
@@ -223,7 +223,7 @@ def test_damaged_ids_are_refused_and_kept(untouched: Site) -> None:
     """With a file of ids that cannot be read nothing is started; and `poise down` does not need it."""
     site = untouched
     site.running().stop()
-    file = site.state / "servers.json"
+    file = site.state / "servers.db"
     file.write_text("{")
     assert site.refusal().startswith(f"cannot read the server ids in {file} (")
     assert "detached from eth0" in site.poise("down").stdout
@@ -249,16 +249,15 @@ def test_a_key_that_others_can_read_is_refused(untouched: Site) -> None:
     assert untouched.refusal() == f"the cookie key {key} can be read by others (mode 644): `chmod 600 {key}`"
 
 
-def test_tables_of_another_size_are_not_taken_over(site: Site) -> None:
-    """With changed handshake_rows what runs goes on untouched, and the way to the change is told."""
-    site.running().stop()
-    before = site.footprint()
+def test_tables_of_another_size_are_made_anew(site: Site) -> None:
+    """With a changed number of rows the next start goes on with new tables, and leaves none behind."""
+    balancer = site.running()
+    before = sorted(site.pins.iterdir())
+    balancer.stop()
     site.configure(handshake_rows=2048)
-    sentence = site.refusal()
-    assert sentence.startswith(f"the tables pinned in {site.pins} do not fit: the number of rows was changed")
-    assert site.footprint() == before
-    site.poise("down")
-    site.running()
+    balancer.start()
+    assert [server["state"] for server in balancer.client.servers()] == ["ready"]
+    assert sorted(site.pins.iterdir()) == before
 
 
 def test_a_state_directory_that_cannot_be_is_refused(untouched: Site) -> None:

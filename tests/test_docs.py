@@ -13,10 +13,11 @@ from pydantic import BaseModel
 from starlette.routing import Route
 from typer.main import get_command
 
-from poise.api.server import application
+from poise.api.routes import application
 from poise.cli import app
 from poise.config.model import Config, InterfaceConfig, QuicIdsConfig, ServerConfig, VipConfig
-from tests.api.serving import ListController
+from tests.api.serving import ListFacade
+from tests.cli import reference
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
@@ -174,7 +175,7 @@ def test_every_key_is_explained(heading: str, model: type[BaseModel], least: dic
 
 def test_every_request_is_explained() -> None:
     """The reference lists each request of the API."""
-    routes = [route for route in application(ListController()).routes if isinstance(route, Route)]
+    routes = [route for route in application(ListFacade()).routes if isinstance(route, Route)]
     served = {
         (method, route.path.replace(":path", ""))
         for route in routes
@@ -184,3 +185,8 @@ def test_every_request_is_explained() -> None:
         cells[0].strip("`").split(" ") for cells in _rows(REFERENCE / "api.md") if cells[0].startswith("`")
     ]
     assert {(row[0], row[1]) for row in rows if row[0].isupper() and len(row) == 2} == served
+
+
+def test_commands_reference() -> None:
+    """The reference of the commands is what the program says of them; its first line says how to renew it."""
+    assert reference.PAGE.read_text() == reference.page()

@@ -20,8 +20,8 @@ enum limits {
 	MAX_VIPS = 512,
 	DEFAULT_VIPS = 64,
 	VIP_ROWS_SHIFT = 3,	/* rows of the tables of ends for a VIP, as powers of two: its own end, */
-	ORIGIN_ROWS_SHIFT = 10,	/* and those of its servers */
-	PROBES = 8,		/* rows of these two in which an end may stand, see tables.h */
+	ORIGIN_ROWS_SHIFT = 11,	/* and those of its servers */
+	PROBES = 16,		/* rows of these two in which an end may stand, see tables.h */
 	SERVER_IDS = 512,	/* per VIP: the cookie has nine bits */
 	MAX_SCHEDULE = 4096,	/* turns in which a pool's servers take connections */
 	MAGLEV_ROWS = 16381,	/* a prime */
@@ -367,7 +367,8 @@ struct prefix6 {
 struct settings {
 	__u32 handshake_mask;	/* rows of the handshake table, less one */
 	__u8 token[6];		/* Ethernet source by which XDP hands a packet to the slow path */
-	__u8 zero[2];
+	__u8 renewing;		/* connections are still being carried here from a former table */
+	__u8 zero;
 	__u32 flow_rate;	/* flows that each CPU may begin to remember per second */
 	__u32 connection_mask;	/* rows of the table of connections, less one */
 	__u32 sample_mask;	/* flows with all of these bits of their hash clear are sampled */
@@ -419,6 +420,7 @@ enum event {
 	EVENT_DROP_REPLY_WITHOUT_VIP,	/* its VIP is being added or removed */
 	EVENT_DROP_RESET_LIMIT,		/* reset without timestamp, over RESET_COPIES_PER_SECOND */
 	EVENT_DROP_ROW_FULL,		/* SYN to a stateful VIP: established connections take all slots of its row */
+	EVENT_DROP_CONNECTION_NOT_YET_KNOWN,	/* while connections are carried into a new table */
 	EVENT_DROP_ICMP_LIMIT,		/* ICMP error, over ICMP_COPIES_PER_SECOND */
 	EVENT_DROP_TOO_BIG_LIMIT,	/* not told to the client: over TOO_BIG_PER_SECOND */
 	EVENT_DROP_NO_NEIGHBOUR,	/* slow path: no way to the client after all */

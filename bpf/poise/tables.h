@@ -114,6 +114,14 @@ static __always_inline const struct settings *get_settings(void)
 	return bpf_map_lookup_elem(&settings, &only);
 }
 
+/* Whether a connection that is not known may be so in a moment: its client will send again. */
+static __always_inline bool is_renewing(void)
+{
+	const struct settings *settings = get_settings();
+
+	return settings && settings->renewing;
+}
+
 /* Row of the servers and traffic tables. */
 static __always_inline __u32 server_row(__u32 vip, __u32 server)
 {

@@ -133,6 +133,8 @@ static __always_inline int without_server(struct xdp_md *ctx, struct packet *pac
 	case NO_ROOM:
 		return with_event(EVENT_DROP_ROW_FULL, XDP_DROP);
 	case NO_CONNECTION:
+		if (is_renewing())
+			return with_event(EVENT_DROP_CONNECTION_NOT_YET_KNOWN, XDP_DROP);
 		return reply_reset(ctx, packet, family, EVENT_RESET_CONNECTION_UNKNOWN);
 	}
 	return reply_reset(ctx, packet, family, EVENT_RESET_NO_SERVER);

@@ -8,13 +8,18 @@ from importlib.resources import as_file, files
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
+import numpy as np
+
 from poise.kernel.libbpf import Object
 from poise.kernel.maps import Map
-from poise.servers import tables
-from poise.servers.apply import carry_out
 from poise.servers.connections import Connections
-from poise.servers.model import SERVER_IDS, Address, Hop, Link, Model
-from poise.servers.tables import Shape, Tables, Write
+from poise.servers.contents import carry_out, shape_of
+from poise.servers.ends import GONE
+from poise.servers.model import SERVER_IDS, Address, Hop, Link, Model, State, Vip
+from poise.servers.pick import Live, Pool
+from poise.servers.plan import plan, singles
+from poise.servers.rows import Records, address_row, of_model
+from poise.servers.tables import Present, Write
 from tests.bpf.packets import End
 from tests.bpf.services import TOKEN
 
@@ -22,7 +27,7 @@ MAPS = (
     *("settings", "vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs"),
     *("links", "direct", "direct6", "flows", "fragments"),
     *("handshakes", "turns", "budgets", "events", "traffic", "server_clocks", "connections"),
-    "quic_configs",
+    *("quic_configs", "lives", "open_connections", "samples", "watches"),
 )
 HANDSHAKE_ROWS = 1024
 FLOW_RATE = 1000  # per second and CPU
@@ -30,6 +35,9 @@ SAMPLE_MASK = 63
 RESET_COPIES_PER_SECOND = 20000  # of contract.h
 BUDGETS = ("reset_copies", "flows", "icmp_copies", "too_big")  # its enum budgets, which no type names in BTF
 
+
+IS_WATCHED = 8  # of enum vip_flags
+STATES = {State.READY: 1, State.DRAIN: 2}  # enum server_state
 
 Direct = frozenset[IPv4Network | IPv6Network]
 NONE_DIRECT: Direct = frozenset()
@@ -79,8 +87,7 @@ class Balancer:
         }
         self._maps = {name: self._object.map(name) for name in MAPS}
         self.connections = Connections(self._map("connections"), self._object.program("sweep"))
-        self._present = Tables()
-        self._shape = Shape(self._map("vips").max_entries, self._map("origins").max_entries)
+        self._present = Present.empty(shape_of(self._maps))
         self.remember_in(HANDSHAKE_ROWS)
 
     def close(self) -> None:
@@ -111,17 +118,20 @@ class Balancer:
         links: Mapping[int, Link] | None = None,
     ) -> Generator[Write, None, None]:
         """Do the same step by step: yields each write when it is done; if closed, does the rest."""
-        present, shape = self._present, self._shape
-        wanted = tables.desired(model, hops, direct, links or {}, key=key, present=present, shape=shape)
-        steps = iter(tables.plan(present, wanted))
+        present, links = self._present, links or {}
+        changes = dict.fromkeys(present.indices()) | of_model(model, hops, key, direct, links)
+        steps = singles(plan(present, changes, links=links, direct=direct))
         try:
             for step in steps:
-                carry_out(step, self._maps)
+                self._write(step)
                 yield step
         finally:
             for step in steps:
-                carry_out(step, self._maps)
-            self._present = wanted
+                self._write(step)
+
+    def _write(self, step: Write) -> None:
+        carry_out(step, self._maps)
+        self._present.note(step)
 
     def start_afresh(self) -> None:
         """Forget handshakes, flows, fragments and what was spent; each VIP's first server is the next."""
@@ -129,6 +139,8 @@ class Balancer:
         self.forget_handshakes()
         turns.update([(row, 0) for row, _ in turns.nonzero()])
         self._map("connections").set(0, {})
+        for name in ("open_connections", "samples", "lives"):
+            self._map(name).update([(row, {}) for row, _ in self._map(name).nonzero()])
         budgets = self._map("budgets")
         budgets.update([(row, [{} for _ in cpus]) for row, cpus in budgets.nonzero()])
         for table in (self._map("flows"), self._map("fragments")):
@@ -137,7 +149,7 @@ class Balancer:
 
     def forget_clocks(self) -> None:
         """Forget what was seen of the servers' clocks."""
-        self._map("server_clocks").update([(row, {}) for row in self._present.servers])
+        self._map("server_clocks").clear(np.flatnonzero(self._present.servers["state"]))
 
     def age_fragments(self, by: int) -> None:
         """Have all first fragments come earlier, in units of the program's coarse_time()."""
@@ -149,6 +161,87 @@ class Balancer:
         """Use so many rows of the handshake table, a power of two up to HANDSHAKE_ROWS."""
         settings = {"token": TOKEN, "handshake_mask": rows - 1, "flow_rate": FLOW_RATE}
         self._map("settings").set(0, settings | {"sample_mask": SAMPLE_MASK})
+
+    def _row(self, vip: Vip) -> Records:
+        vips = self._present.vips
+        row: Records = vips[(vips["index"] == vip.index) & (vips["end"] > GONE)][0]
+        return row
+
+    def put_pool(self, vip: Vip, pool: Pool) -> None:
+        """Have these servers take the VIP's new connections."""
+        number = int(self._row(vip)["pool"])
+        row = {"size": len(pool.ids), "ids": pool.ids, "turns": len(pool.schedule), "schedule": pool.schedule}
+        self._map("maglevs").set(number, {"ids": pool.maglev})
+        self._map("pools").set(number, row)
+        self.change_vip(vip, hot_above=pool.hot_above)
+
+    def change_vip(self, vip: Vip, **members: int) -> None:
+        """Write members of the row of a VIP."""
+        table = self._map("vips")
+        for number, row in list(table.nonzero()):
+            if row["index"] == vip.index and row["protocol"]:
+                table.set(number, row | members)
+
+    def put_state(self, vip: Vip, server_id: int, state: State) -> None:
+        """Have a server take new connections, or none, without a change of the pool."""
+        number = vip.index * SERVER_IDS + server_id
+        row = self._map("servers").get(number)
+        self._map("servers").set(number, row | {"state": STATES[state]})
+
+    def put_lives(self, vip: Vip, lives: Mapping[int, Live]) -> None:
+        """Have the VIP's servers be as busy as that, by their ids."""
+        first = vip.index * SERVER_IDS
+        self._map("lives").update([(first + server, live._asdict()) for server, live in lives.items()])
+
+    def lives(self, vip: Vip) -> dict[int, Live]:
+        """Return how busy the VIP's servers are, by their ids, those that are all zero left out."""
+        return {
+            row % SERVER_IDS: Live(**live)
+            for row, live in self._map("lives").nonzero()
+            if row // SERVER_IDS == vip.index
+        }
+
+    def put_turn(self, vip: Vip, turn: int) -> None:
+        """Have it be this turn at the VIP."""
+        self._map("turns").set(vip.index, turn)
+
+    def open_connections(self, vip: Vip) -> dict[int, int]:
+        """Return how many connections of the VIP each server has open, zeros left out."""
+        return {
+            row % SERVER_IDS: counted["open"]
+            for row, counted in self._map("open_connections").nonzero()
+            if row // SERVER_IDS == vip.index
+        }
+
+    def samples(self) -> list[dict[str, int]]:
+        """Return the rows of the sample of flows that are in use."""
+        return [sample for _, sample in self._map("samples").nonzero()]
+
+    def age_samples(self, by: int) -> None:
+        """Have all flows of the sample be seen so much earlier, in its units."""
+        table = self._map("samples")
+        for row, sample in list(table.nonzero()):
+            table.set(row, sample | {"seen": (sample["seen"] - by) % 2**32})
+
+    def watch(self, vip: Vip, client: End) -> None:
+        """Ask where the next packet of a client's flow goes."""
+        self._map("watches").set(_key(vip, client), {})
+        flags = int(self._row(vip)["flags"])
+        self.change_vip(vip, flags=flags | IS_WATCHED)
+
+    def unwatch(self, vip: Vip) -> None:
+        """Let nobody be asked about the VIP's flows."""
+        flags = int(self._row(vip)["flags"])
+        self.change_vip(vip, flags=flags)
+
+    def watched(self, vip: Vip, client: End) -> tuple[str, int | None, int]:
+        """Return why the packet went there, to which server id, and how many packets came; forgets the watch."""
+        row = self._map("watches").get(_key(vip, client))
+        self._map("watches").delete(_key(vip, client))
+        self.unwatch(vip)
+        reasons = {number: name for name, number in self._object.btf.enum("reason").items()}
+        server = None if row["server"] == 0xFFFF else row["server"]
+        return reasons[row["reason"]].removeprefix("REASON_").lower(), server, row["packets"]
 
     def slots(self) -> tuple[list[int], list[int]]:
         """Return the slots in the queue of the table's row, oldest first, and those that are not in it."""
@@ -207,6 +300,12 @@ class Balancer:
     def spend_reset_budget(self, second: int, *, left: int) -> None:
         """Leave so many copies of resets to each CPU in that second of the monotonic clock."""
         self.spend("reset_copies", RESET_COPIES_PER_SECOND, second, left=left)
+
+
+def _key(vip: Vip, client: End) -> dict[str, Any]:
+    address = client.address
+    mapped = address if isinstance(address, IPv6Address) else IPv6Address(f"::ffff:{address}")
+    return {"client": address_row(mapped), "port": client.port, "vip": vip.index}
 
 
 def _flow(key: dict[str, Any]) -> tuple[Address, int, int]:

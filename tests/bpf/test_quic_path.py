@@ -15,9 +15,11 @@ from poise.kernel.libbpf import Object
 from poise.quic import tables as quic
 from poise.quic.connection_id import encode, unroutable
 from poise.quic.keys import set_key
-from poise.servers.apply import carry_out
+from poise.servers.contents import carry_out, shape_of
 from poise.servers.model import Address, Hop, Model, Policy, Protocol, QuicIds, Server, State, Vip
-from poise.servers.tables import Shape, Tables, desired, plan
+from poise.servers.plan import plan
+from poise.servers.rows import of_model
+from poise.servers.tables import Present
 
 pytestmark = pytest.mark.root
 
@@ -55,9 +57,8 @@ class Balancer:
             server.address: Hop(None, 2, bytes([2, 0, 0, 0, 0, 2]), bytes([2, 0, 0, 0, 0, 1]), valid=True)
             for _, server in model.servers()
         }
-        shape = Shape(self._maps["vips"].max_entries, self._maps["origins"].max_entries)
-        content = desired(model, hops, frozenset(), {}, key=bytes(range(16)), present=Tables(), shape=shape)
-        for step in plan(Tables(), content):
+        content = of_model(model, hops, bytes(range(16)))
+        for step in plan(Present.empty(shape_of(self._maps)), content):
             carry_out(step, self._maps)
 
     def target(self, payload: bytes, version: int = 4, port: int = 443) -> int | None:

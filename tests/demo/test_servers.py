@@ -25,7 +25,7 @@ def test_a_connection_that_poise_broke_fails_the_demo(capsys: pytest.CaptureFixt
     with pytest.raises(PoiseError, match="poise broke 3 of 2000 connections: 3 reset"):
         report("json", broken, whole)
     assert json.loads(capsys.readouterr().out)["poise"]["broken"] == 3
-    report("text", whole, broken)
+    report("table", whole, broken)
     assert "3 reset" in capsys.readouterr().out
 
 

@@ -50,7 +50,7 @@ def test_servers_learn_it_of_balancers_that_go_by_hash(family: Family) -> None:
     """Without cookies, the quote's ports tell the server as a packet's do."""
     with ServersLab(3, clients=1, files=FILES, family=family) as lab:
         client = lab.add_small_mtu_client(MTU)
-        balancer = lab.start_balancer(policy="hash")
+        balancer = lab.start_balancer(mode="cookieless")
         _download(client, lab)
         _upload(client, lab)
         counters = balancer.client.counters()

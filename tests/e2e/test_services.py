@@ -46,10 +46,10 @@ def test_two_vips_of_different_addresses() -> None:
 
 
 def test_by_hash_a_client_port_always_meets_the_same_server() -> None:
-    """With the policy hash, and while the servers stay, a client's address and port decide the server."""
+    """Without cookies, and while the servers stay, a client's address and port decide the server."""
     with ServersLab(3, clients=1) as lab, Listeners(LISTENING) as listeners:
         listeners.beside(lab.servers)
-        balancer = lab.start_balancer(vips=[lab.vip_settings(policy="hash", server_port=LISTENING)])
+        balancer = lab.start_balancer(vips=[lab.vip_settings(mode="cookieless", server_port=LISTENING)])
         met: list[list[str]] = []
         for _ in range(2):
             met.append([])

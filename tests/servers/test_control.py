@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-import struct
+import json
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from poise.errors import PoiseError
 from poise.kernel import maps, netlink
-from poise.servers import state
-from poise.servers.control import Controller
-from poise.servers.model import SERVER_IDS, NoSuchServer, NoSuchVip, Refused
+from poise.servers.apply import DataPlane
+from poise.servers.model import SERVER_IDS, NoSuchServer, NoSuchVip, Refused, State
+from poise.servers.store import Store
+from poise.servers.view import View
 from tests.kernel.two_machines import mac_of, neighbours_of, seen
-from tests.servers.control_room import Room, address_of, is_resolved, pool, room, vip
+from tests.servers.control_room import Room, address_of, contents, is_resolved, pool, room, shown, vip
 
 pytestmark = pytest.mark.root
 
@@ -24,16 +26,17 @@ def here(tmp_path: Path) -> Iterator[Room]:
         yield found
 
 
-def names(controller: Controller, key: str) -> dict[object, object]:
-    """What `list` tells of each server under a key."""
-    return {server["name"]: server[key] for server in controller.list()}
+def row(plane: DataPlane, number: int) -> dict[str, object]:
+    """A row of the kernel's table of servers."""
+    server = contents(plane).servers[number]
+    return {name: server[name].tolist() for name in server.dtype.names or ()}
 
 
 def test_a_server_is_told_with_all_that_is_known_of_it(here: Room) -> None:
     """The list has a dict for each server: who it is, its id and state, and what it was sent."""
     here.bring(1)
     controller, _ = here.start(here.config(vip(1)))
-    (server,) = controller.list()
+    (server,) = View(controller).servers()
     assert server == {
         "vip": "vip80",
         "name": "web1",
@@ -42,74 +45,97 @@ def test_a_server_is_told_with_all_that_is_known_of_it(here: Room) -> None:
         "id": 0,
         "weight": 1,
         "state": "ready",
+        "reason": None,
         "reachable": True,
+        "share": 1.0,
+        "load": None,
+        "open": None,
+        "estimated": True,
         "connections": 0,
         "packets": 0,
         "bytes": 0,
     }
+    assert json.loads(json.dumps(server)) == server
 
 
 def test_each_change_reaches_the_kernel_and_the_file(here: Room) -> None:
     """When a change has been answered, new connections follow it, and it is on the disk."""
     here.bring(1, 2, 3)
     controller, plane = here.start(here.config(vip(1, 2)))
-    assert pool(plane.read()) == (0, 1)
-    assert controller.add(None, "web3", address_of(3), 8080)["id"] == 2
-    assert pool(plane.read()) == (0, 1, 2)
-    assert controller.drain("web1")["state"] == "drain"
-    assert pool(plane.read()) == (1, 2)
-    assert controller.remove("web2")["state"] == "removed"
-    assert controller.remove("web3", now=True)["state"] == "cut"
-    assert pool(plane.read()) == ()
-    assert controller.add(None, None, address_of(1), 8080)["state"] == "ready"
-    assert pool(plane.read()) == (0,)
-    saved = [(server.name, server.state) for _, server in state.load_model(here.path).servers()]
-    assert [(server["name"], server["state"]) for server in controller.list()] == saved
+    assert pool(plane) == (0, 1)
+    assert controller.add(None, "web3", address_of(3), 8080) == (0, 2)
+    assert pool(plane) == (0, 1, 2)
+    controller.set_state("web1", State.DRAIN)
+    assert pool(plane) == (1, 2)
+    controller.set_state("web2", State.MAINT)
+    assert pool(plane) == (2,)
+    controller.set_state("web2", State.READY)
+    assert pool(plane) == (1, 2)
+    controller.remove("web2")
+    controller.remove("web3", now=True)
+    assert shown(controller, "state") == {"web1": "drain", "web2": "removed", "web3": "cut"}
+    assert pool(plane) == ()
+    controller.add(None, None, address_of(1), 8080)
+    controller.set_state("web2", State.READY)
+    assert pool(plane) == (0, 1)
+    before = controller.model
+    here.end()
+    with Store(here.path) as store:
+        assert store.load() == before
 
 
 def test_what_is_refused_changes_nothing(here: Room) -> None:
     """A refusal leaves the list, the file and the tables as they are."""
     here.bring(1)
     controller, plane = here.start(here.config(vip(1), vip(port=81)))
-    before = (controller.list(), here.path.read_bytes(), plane.read())
+    before = (controller.model, here.path.read_bytes())
+    plane.written.clear()
     with pytest.raises(NoSuchVip):
         controller.add("ghost", None, address_of(2), 8080)
     with pytest.raises(NoSuchVip):
-        controller.drain("web1")
+        controller.set_state("web1", State.DRAIN)
     with pytest.raises(NoSuchServer):
         controller.remove("ghost", "vip80")
     with pytest.raises(Refused):
         controller.add("vip81", None, address_of(1), 8080)
-    assert (controller.list(), here.path.read_bytes(), plane.read()) == before
+    assert (controller.model, here.path.read_bytes()) == before
+    assert plane.written == []
 
 
 def test_what_cannot_be_saved_is_not_done(here: Room) -> None:
     """An id that is not on the disk is not given out: without a place to save it, the change is refused."""
     here.bring(1, 2)
     controller, plane = here.start(here.config(vip(1)))
-    before = (controller.list(), plane.read())
-    here.path.with_name(f"{here.path.name}.new").mkdir()
-    with pytest.raises(PoiseError, match=rf"^cannot write {here.path}: "):
+    before = controller.model
+    plane.written.clear()
+    journal = here.path.with_name(f"{here.path.name}-journal")
+    journal.mkdir()  # where SQLite would note how to undo a change
+    with pytest.raises(PoiseError, match=rf"^cannot write {here.path} \("):
         controller.add(None, "web2", address_of(2), 8080)
-    assert (controller.list(), plane.read()) == before
+    assert controller.model == before
     controller.refresh()
-    assert (controller.list(), plane.read()) == before
+    assert plane.written == []
+    journal.rmdir()
+    controller.add(None, "web2", address_of(2), 8080)
+    assert pool(plane) == (0, 1)
 
 
 def test_a_server_takes_connections_once_it_answers(here: Room) -> None:
     """A server that does not answer ARP is told so and gets no connections, until it does."""
     here.bring(1)
     controller, plane = here.start(here.config(vip(1, 2)))
-    assert names(controller, "reachable") == {"web1": True, "web2": False}
-    assert controller.unreachable() == 1
-    assert pool(plane.read()) == (0,)
+    assert shown(controller, "reachable") == {"web1": True, "web2": False}
+    assert shown(controller, "reason") == {"web1": None, "web2": "10.1.0.12 does not answer ARP on eth0"}
+    assert pool(plane) == (0,)
     here.peer.ip(f"address add {address_of(2)}/24 dev eth0")
     ping = ["ping", "-c", "1", "-I", str(address_of(2)), "10.1.0.1"]
     event = seen(lambda: here.peer.run(ping), lambda event: is_resolved(event, address_of(2)))
-    assert controller.concerns(event)
-    controller.refresh()
-    assert names(controller, "reachable") == {"web1": True, "web2": True}
-    assert pool(plane.read()) == (0, 1)
+    assert controller.reach.concerns(event) == {address_of(2)}
+    controller.refresh({address_of(2)})
+    assert shown(controller, "reachable") == {"web1": True, "web2": True}
+    assert pool(plane) == (0, 1)
+    kinds = [event["kind"] for event in controller.events.since()]
+    assert kinds == ["unreachable", "reachable"]
 
 
 def test_a_change_looks_only_at_servers_that_are_new(here: Room) -> None:
@@ -119,12 +145,24 @@ def test_a_change_looks_only_at_servers_that_are_new(here: Room) -> None:
     here.peer.ip(f"address delete {address_of(1)}/24 dev eth0")
     here.here.ip(f"neighbour delete {address_of(1)} dev eth0")
     controller.add(None, "web2", address_of(2), 8080, 5)
-    assert names(controller, "reachable") == {"web1": True, "web2": True}
-    assert names(controller, "weight") == {"web1": 1, "web2": 5}
-    assert pool(plane.read()) == (0, 1)
+    assert shown(controller, "reachable") == {"web1": True, "web2": True}
+    assert shown(controller, "weight") == {"web1": 1, "web2": 5}
+    assert pool(plane) == (0, 1)
     controller.refresh()
-    assert names(controller, "reachable") == {"web1": False, "web2": True}
-    assert pool(plane.read()) == (1,)
+    assert shown(controller, "reachable") == {"web1": False, "web2": True}
+    assert pool(plane) == (1,)
+
+
+def test_a_change_of_one_vip_writes_nothing_of_the_others(here: Room) -> None:
+    """Only the tables of the VIP that changes are written, and the others' choices are not made anew."""
+    here.bring(1, 2, 3)
+    controller, plane = here.start(here.config(vip(1, 2), vip(3, port=81)))
+    choice = controller.choices[1]
+    plane.written.clear()
+    controller.set_state("web1", State.DRAIN, "vip80")
+    rows = {key for write in plane.written if write.table == "servers" for key in write.keys}
+    assert rows == {0}
+    assert controller.choices[1] is choice
 
 
 def test_servers_of_ipv6_are_kept_as_those_of_ipv4(here: Room) -> None:
@@ -137,17 +175,18 @@ def test_servers_of_ipv6_are_kept_as_those_of_ipv4(here: Room) -> None:
     seen(lambda: netlink.keep_fresh(ifindex, server), lambda event: is_resolved(event, server))
     wanted = {"address": "2001:db8::a", "port": 443, "protocol": "quic", "servers": []}
     controller, plane = here.start(here.config(wanted, vip()))
-    added = controller.add("[2001:db8::a]:443", None, server, 443)
+    key = controller.add("[2001:db8::a]:443", None, server, 443)
+    added = View(controller).server(key)
     assert (added["name"], added["address"], added["reachable"]) == ("[2001:db8::2]:443", "2001:db8::2", True)
-    assert pool(plane.read()) == (0,)
-    row = plane.read().servers[0]
-    assert (row["hop_mac"], row["mtu"]) == (mac_of(here.peer), 1500)
+    assert pool(plane) == (0,)
+    before = row(plane, 0)
+    assert (bytes(before["hop_mac"]), before["mtu"]) == (mac_of(here.peer), 1500)  # type: ignore[call-overload]
     here.peer.ip(f"address delete {server}/64 dev eth0")
     here.here.ip(f"neighbour delete {server} dev eth0")
     controller, plane = here.start(here.config(wanted, vip()))
-    assert names(controller, "reachable") == {"[2001:db8::2]:443": False}
-    assert plane.read().servers[0] == row
-    assert controller.holders_of_neighbours() == {ifindex}
+    assert shown(controller, "reachable") == {"[2001:db8::2]:443": False}
+    assert row(plane, 0) == before
+    assert controller.reach.holders_of_neighbours() == {ifindex}
 
 
 def test_keys_of_connection_ids_are_needed_at_a_start(here: Room, tmp_path: Path) -> None:
@@ -170,21 +209,21 @@ def test_a_server_that_stops_answering_keeps_its_row(here: Room) -> None:
     """What was known of a way is kept for old connections when it fails; new ones go elsewhere."""
     here.bring(1, 2)
     controller, plane = here.start(here.config(vip(1, 2)))
-    row = plane.read().servers[1]
+    before = row(plane, 1)
     here.peer.ip(f"address delete {address_of(2)}/24 dev eth0")
     here.here.ip(f"neighbour delete {address_of(2)} dev eth0")
     controller.refresh()
-    assert names(controller, "reachable") == {"web1": True, "web2": False}
-    assert pool(plane.read()) == (0,)
-    assert plane.read().servers[1] == row
+    assert shown(controller, "reachable") == {"web1": True, "web2": False}
+    assert pool(plane) == (0,)
+    assert row(plane, 1) == before
 
 
 def test_a_server_with_another_mac_is_followed(here: Room) -> None:
     """When a server's neighbour has another MAC, packets go there after the event that tells so."""
     here.bring(1)
     controller, plane = here.start(here.config(vip(1)))
-    assert plane.read().servers[0]["interface_mac"] == mac_of(here.here)
-    assert plane.read().servers[0]["hop_mac"] == mac_of(here.peer)
+    assert bytes(row(plane, 0)["interface_mac"]) == mac_of(here.here)  # type: ignore[call-overload]
+    assert bytes(row(plane, 0)["hop_mac"]) == mac_of(here.peer)  # type: ignore[call-overload]
     other = bytes.fromhex("020000000099")
 
     def changed(event: netlink.Event) -> bool:
@@ -196,9 +235,9 @@ def test_a_server_with_another_mac_is_followed(here: Room) -> None:
         ),
         changed,
     )
-    assert controller.concerns(event)
+    assert controller.reach.concerns(event)
     controller.refresh()
-    assert plane.read().servers[0]["hop_mac"] == other
+    assert bytes(row(plane, 0)["hop_mac"]) == other  # type: ignore[call-overload]
 
 
 def test_confirmations_of_what_is_known_are_no_concern(here: Room) -> None:
@@ -207,18 +246,19 @@ def test_confirmations_of_what_is_known_are_no_concern(here: Room) -> None:
     controller, _ = here.start(here.config(vip(1)))
     entry = netlink.neighbour(netlink.interface("eth0").index, address_of(1))
     assert entry is not None
-    assert not controller.concerns(netlink.NeighbourChange(entry, gone=False))
-    assert controller.concerns(netlink.NeighbourChange(entry, gone=True))
-    assert controller.concerns(netlink.Overrun())
-    assert controller.concerns(netlink.RouteChange(None))
+    reach = controller.reach
+    assert reach.concerns(netlink.NeighbourChange(entry, gone=False)) == set()
+    assert reach.concerns(netlink.NeighbourChange(entry, gone=True)) == {address_of(1)}
+    assert reach.concerns(netlink.Overrun()) is None
+    assert reach.concerns(netlink.RouteChange(None)) is None
 
 
 def test_a_server_past_poise_is_not_used(here: Room) -> None:
     """A server behind an interface that is not poise's would answer past it, and gets no packets."""
     here.here.ip("link add eth1 type veth peer name eth2", "link set eth1 up", "route add 10.1.0.11 dev eth1")
     controller, plane = here.start(here.config(vip(1)))
-    assert names(controller, "reachable") == {"web1": False}
-    assert plane.read().servers[0]["ifindex"] == 0
+    assert shown(controller, "reachable") == {"web1": False}
+    assert row(plane, 0)["ifindex"] == 0
 
 
 def test_neighbours_of_servers_that_are_gone_are_let_go(here: Room) -> None:
@@ -234,26 +274,28 @@ def test_neighbours_of_servers_that_are_gone_are_let_go(here: Room) -> None:
 def test_a_new_process_finds_everything_in_order(here: Room) -> None:
     """After a kill, a new daemon has the same ids, and writes nothing: no pool is emptied in between."""
     here.bring(1, 2, 3)
-    before, plane = here.start(here.config(vip(1, 2), vip(port=81), direct=["198.51.100.0/24"]))
+    config = here.config(vip(1, 2), vip(port=81), direct=["198.51.100.0/24"])
+    before, plane = here.start(config)
     before.add("vip81", None, address_of(3), 8080)
-    before.drain("web1", "vip80")
-    after, plane = here.start(here.config(vip(1, 2), vip(port=81), direct=["198.51.100.0/24"]))
-    assert after.list() == before.list()
+    before.set_state("web1", State.DRAIN, "vip80")
+    listed = View(before).servers()
+    after, plane = here.start(config)
+    assert View(after).servers() == listed
     assert plane.written == []
-    assert [pool(plane.read(), index) for index in (0, 1)] == [(1,), (0,)]
+    assert [pool(plane, index) for index in (0, 1)] == [(1,), (0,)]
 
 
 def test_a_new_process_that_finds_no_neighbour_keeps_the_last_way(here: Room) -> None:
     """What the tables say is used for old connections until the way is known again."""
     here.bring(1)
     _, plane = here.start(here.config(vip(1)))
-    row = plane.read().servers[0]
+    before = row(plane, 0)
     here.peer.ip(f"address delete {address_of(1)}/24 dev eth0")
     here.here.ip(f"neighbour delete {address_of(1)} dev eth0")
     controller, plane = here.start(here.config(vip(1)))
-    assert names(controller, "reachable") == {"web1": False}
-    assert plane.read().servers[0] == row
-    assert pool(plane.read()) == ()
+    assert shown(controller, "reachable") == {"web1": False}
+    assert row(plane, 0) == before
+    assert pool(plane) == ()
 
 
 def test_counting_starts_anew_with_a_server(here: Room) -> None:
@@ -262,23 +304,24 @@ def test_counting_starts_anew_with_a_server(here: Room) -> None:
     count(here.pins, 0)
     controller.remove("web1")
     controller.add(None, "web1", address_of(1), 8080)
-    assert names(controller, "packets") == {"web1": 5}
+    assert shown(controller, "packets") == {"web1": 5}
+    here.end()
     here.path.unlink()
     controller, _ = here.start(here.config(vip(2)))
-    assert names(controller, "packets") == {"web2": 0}
+    assert shown(controller, "packets") == {"web2": 0}
 
 
-def count(pins: Path, row: int) -> None:
-    """Write into a server's row of the traffic table as the program does: connections, packets, bytes."""
+def count(pins: Path, number: int) -> None:
+    """Write into a server's row of the traffic table as the program does: one connection of 5 packets."""
     with maps.open_pinned(pins / "traffic") as table:
-        key = row.to_bytes(4, "little")
-        table.set(key, [struct.pack("=3Q", 1, 5, 300), *table.get(key)[1:]])
+        first, *others = table.get(number)
+        table.set(number, [first | {"connections": 1, "packets": 5, "bytes": 300}, *others])
 
 
 def test_all_counters_are_there_from_the_start(here: Room) -> None:
     """Counters are the events of the contract under their lower-case names, zeros included."""
-    controller, _ = here.start(here.config(vip()))
-    counted = controller.counters()
+    _, plane = here.start(here.config(vip()))
+    counted = plane.events()
     assert {"pass_no_route", "drop_unknown_server", "reset_no_server"} <= counted.keys()
     assert set(counted.values()) == {0}
 
@@ -287,8 +330,9 @@ def test_rows_of_several_vips_do_not_mix(here: Room) -> None:
     """Equal ids of two VIPs are different servers."""
     here.bring(1, 2)
     _, plane = here.start(here.config(vip(1), vip(2, port=81)))
-    content = plane.read()
-    assert {row: str(IPv4Address(server["address"])) for row, server in content.servers.items()} == {
+    servers = contents(plane).servers
+    held = np.flatnonzero(servers["address"])
+    assert {number: str(IPv4Address(int(servers["address"][number]))) for number in held.tolist()} == {
         0: "10.1.0.11",
         SERVER_IDS: "10.1.0.12",
     }

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from poise.servers import decide
+from poise.servers import decide, reconcile
 from poise.servers.model import (
     SERVER_IDS,
     IdsExhausted,
@@ -24,12 +24,13 @@ from poise.servers.model import (
 from tests.servers.models import states, wanted, wanted_vip
 
 REST = 3600.0
-READY, DRAIN, REMOVED, CUT = State.READY, State.DRAIN, State.REMOVED, State.CUT
+READY, DRAIN, MAINT = State.READY, State.DRAIN, State.MAINT
+REMOVED, CUT = State.REMOVED, State.CUT
 
 
 def read(model: Model, *vips: decide.WantedVip, now: float = 0.0) -> Model:
     """What becomes of a model when poise.yaml says this."""
-    return decide.reconcile(model, vips, now, REST)
+    return reconcile.reconcile(model, vips, now, REST)
 
 
 def model_of(*numbers: int) -> Model:
@@ -339,3 +340,46 @@ def test_short_server_ids_of_quic_limit_the_servers() -> None:
         model = add(model, number)
     with pytest.raises(IdsExhausted, match=r"has given out all of its 256 server ids"):
         add(model, 256)
+
+
+def test_ready_drain_and_maintenance_follow_each_other() -> None:
+    """Each state begins when it is told, a drain with its deadline; setting it again keeps the beginning."""
+    model = model_of(1)
+    for now, state, deadline in ((10, DRAIN, 70.0), (20, MAINT, None), (30, DRAIN, None), (40, READY, None)):
+        model = decide.set_state(model, only(model), "web1", state, now, deadline=deadline)
+        (server,) = only(model).servers
+        assert (server.state, server.since, server.deadline) == (state, now, deadline)
+        again = decide.set_state(model, only(model), "web1", state, now + 5, deadline=deadline)
+        assert again == model
+    later = decide.set_state(model, only(model), "web1", DRAIN, 50, deadline=90)
+    moved = decide.set_state(later, only(later), "web1", DRAIN, 60, deadline=100)
+    assert (only(moved).servers[0].since, only(moved).servers[0].deadline) == (50, 100)
+
+
+def test_states_that_cannot_be_set_are_refused() -> None:
+    """What is off the list is added, not set; and only a drain has a deadline."""
+    model = model_of(1)
+    with pytest.raises(
+        Refused, match=r"^a server cannot be set cut: set it ready, drain, maint, or remove it$"
+    ):
+        decide.set_state(model, only(model), "web1", CUT, 0)
+    with pytest.raises(
+        Refused, match=r"^only a drain has a deadline: leave it out to set server web1 ready$"
+    ):
+        decide.set_state(model, only(model), "web1", READY, 0, deadline=5)
+    gone = remove(model, "web1")
+    with pytest.raises(Refused, match=r"^server web1 is removed from VIP vip1: add it again first$"):
+        decide.set_state(gone, only(gone), "web1", MAINT, 0)
+
+
+def test_what_is_settled_is_not_looked_at_unless_it_loses_a_server() -> None:
+    """VIPs of which the file says the same stay the very same, but for servers that others take from them."""
+    file = [wanted_vip(number, wanted(number)) for number in (1, 2, 3)]
+    model = add(read(Model(), *file), 9, vip="vip2")
+    changed = [file[0], file[1], wanted_vip(3, wanted(3), wanted(9))]
+    settled = {reconcile.vip_end(file[0]), reconcile.vip_end(file[1])}
+    after = reconcile.reconcile(model, changed, 10, REST, settled=settled)
+    assert after.vips[0] is model.vips[0]
+    assert states(after.vips[1])["web9"] == (1, CUT)
+    assert states(after.vips[2])["web9"] == (1, READY)
+    assert after == reconcile.reconcile(model, changed, 10, REST)

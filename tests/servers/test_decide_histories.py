@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from poise.errors import PoiseError
-from poise.servers import decide
+from poise.servers import decide, reconcile
 from poise.servers.model import GONE, SERVER_IDS, Address, Mode, Model, Protocol, Server, State, Vip
 from tests.servers.models import end, wanted, wanted_vip
 
@@ -94,12 +94,26 @@ class Histories(RuleBasedStateMachine):
     @rule(file=files())
     def read_file(self, file: list[decide.WantedVip]) -> None:
         """Start poise with a changed poise.yaml; starting once more changes nothing."""
+        settled = {reconcile.vip_end(want) for want in file if want in self.file}
+        quick = reconcile.reconcile(self.model, file, self.now, REST, settled=settled)
         self.file = file
-        self.model = decide.reconcile(self.model, file, self.now, REST)
-        assert decide.reconcile(self.model, file, self.now, REST) == self.model
+        self.model = reconcile.reconcile(self.model, file, self.now, REST)
+        assert reconcile.reconcile(quick, file, self.now, REST) == self.model
+        assert reconcile.reconcile(self.model, file, self.now, REST) == self.model
         for vip, want in zip(self.model.vips, file, strict=True):
             weights = {end(server): server.weight for server in vip.servers}
             assert {end(server): server.weight for server in want.servers}.items() <= weights.items()
+
+    @rule(file=files())
+    def reload_file(self, file: list[decide.WantedVip]) -> None:
+        """Have the running poise read a changed poise.yaml, of which it looks only at what is another."""
+        settled = {reconcile.vip_end(want) for want in file if want in self.file}
+        self.file = file
+        self.model = reconcile.reconcile(self.model, file, self.now, REST, settled=settled)
+        for vip, want in zip(self.model.vips, file, strict=True):
+            if reconcile.vip_end(want) not in settled:
+                weights = {end(server): server.weight for server in vip.servers}
+                assert {end(server): server.weight for server in want.servers}.items() <= weights.items()
 
     @rule()
     def restart(self) -> None:
@@ -123,16 +137,16 @@ class Histories(RuleBasedStateMachine):
             return
         assert all(old.id == added.id for old in known)
 
-    @rule(data=st.data(), how=st.sampled_from(["drain", "remove", "cut"]))
+    @rule(data=st.data(), how=st.sampled_from(["drain", "maint", "ready", "remove", "cut"]))
     def change(self, data: st.DataObject, how: str) -> None:
-        """An operator drains, removes or cuts a server."""
+        """An operator sets the state of a server, removes it or cuts it."""
         vip = data.draw(st.sampled_from(self.model.vips))
         name = f"web{data.draw(st.sampled_from(SERVERS))}"
         try:
-            if how == "drain":
-                self.model = decide.drain(self.model, vip, name, self.now)
-            else:
+            if how in {"remove", "cut"}:
                 self.model = decide.remove(self.model, vip, name, self.now, cut=how == "cut")
+            else:
+                self.model = decide.set_state(self.model, vip, name, State(how), self.now)
         except PoiseError:
             return
 

@@ -83,7 +83,7 @@ def test_what_was_looked_up_is_not_looked_up_again_unless_afresh() -> None:
         index = netlink.interface("eth0").index
         absent = IPv4Address("10.1.0.9")
         former = Ways({PEER4: Hop(PEER4, 99, bytes(6), bytes(6), valid=True)}, {absent: "it is away"})
-        ways = sense.look_up_ways([PEER4, absent], former, {index: ()}, afresh=False)
+        ways = sense.look_up_ways([PEER4, absent], former, {index: ()}, afresh=())
         assert (ways.hops, ways.faults) == (former.hops, former.faults)
         assert look_up(PEER4, former=former).hops[PEER4].ifindex == index
         assert mac_of(machines.here) == look_up(PEER4).hops[PEER4].interface_mac

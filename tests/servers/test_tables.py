@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poise.servers import decide, ends, maglev, tables
+from poise.servers import decide, ends, maglev, reconcile, tables
 from poise.servers.ends import GONE, TCP, UDP, Crowded, End, Row
 from poise.servers.model import (
     SERVER_IDS,
@@ -45,7 +45,7 @@ def hop(number: int, *, valid: bool = True, tags: tuple[int, ...] = (), mtu: int
 
 def model_of(*numbers: int) -> Model:
     """VIP 1 with these servers."""
-    return decide.reconcile(Model(), [wanted_vip(1, *map(wanted, numbers))], 0, 1)
+    return reconcile.reconcile(Model(), [wanted_vip(1, *map(wanted, numbers))], 0, 1)
 
 
 def desired(
@@ -168,7 +168,7 @@ def test_a_row_counts_afresh_for_another_server() -> None:
 def test_every_vip_has_its_own_rows() -> None:
     """Servers of different VIPs with the same id do not meet."""
     vips = [wanted_vip(1, wanted(1)), wanted_vip(2, wanted(2))]
-    content = desired(decide.reconcile(Model(), vips, 0, 1), {})
+    content = desired(reconcile.reconcile(Model(), vips, 0, 1), {})
     assert sorted(content.servers) == [0, SERVER_IDS]
     assert sorted(content.pools) == [0, 2]
 

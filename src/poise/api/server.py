@@ -1,144 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve the state of a running poise, and changes to it, as HTTP and JSON on a unix socket."""
+"""Serve the API on a unix socket with uvicorn, to a bounded number of clients at a time."""
 
+import asyncio
 import contextlib
 import json
 import socket as sockets
 import stat
-from collections.abc import Generator, Sequence
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Generator
 from pathlib import Path
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Final
 
 import anyio
+import h11
 import uvicorn
 from anyio.abc import TaskStatus
-from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from poise.config.addresses import Address
-from poise.config.fields import Name, Port, Weight
-from poise.config.wording import Place, findings
-from poise.errors import NotFoundError, PoiseError
+from poise.api.facade import Facade
+from poise.api.routes import application
+from poise.errors import PoiseError
 
+CONNECTIONS: Final = 128  # that are served; each has at most one request at work
+_OPEN: Final = 512  # that may be open, if only to be refused: files are few, and poise needs some itself
+_BACKLOG: Final = 128  # connections that the kernel keeps waiting, and that are accepted at once
+_SECONDS_TO_ASK: Final = 5  # until a connection without a request is closed
 _SECONDS_TO_ANSWER: Final = 1  # open requests, once the server ends
 
 
-class Controller(Protocol):
-    """What the API serves: `poise.servers.control.Controller`; its methods are short and do not block."""
-
-    def list(self) -> list[dict[str, object]]:
-        """One dict a server, of all VIPs."""
-
-    def add(
-        self,
-        vip: str | None,
-        name: str | None,
-        address: IPv4Address | IPv6Address,
-        port: int,
-        weight: int | None = None,
-    ) -> dict[str, object]:
-        """Let a server take new connections, and return it."""
-
-    def drain(self, name: str, vip: str | None = None) -> dict[str, object]:
-        """Give a server no new connections, and return it."""
-
-    def remove(self, name: str, vip: str | None = None, *, now: bool = False) -> dict[str, object]:
-        """Remove a server, once its connections have ended or now, and return it."""
-
-    def connections(self) -> Sequence[dict[str, object]]:
-        """One dict a connection, of all stateful VIPs."""
-
-    def counters(self) -> dict[str, int]:
-        """Packets and events counted so far, by name."""
-
-
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Addition(_Request):
-    address: Address
-    port: Port
-    name: Name | None = None
-    vip: Name | None = None
-    weight: Weight | None = None
-
-
-class _Drain(_Request):
-    vip: Name | None = None
-
-
-class _Removal(_Request):
-    vip: Name | None = None
-    now: Literal["true", "false"] = "false"
-
-
-class _BadRequestError(PoiseError):
-    """A request that cannot be understood."""
-
-
-_R = TypeVar("_R", bound=_Request)
-
-
-class _Routes:
-    """One method a route; each calls the controller on the event loop, so one call ends before the next."""
-
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
-
-    async def list(self, _: Request) -> JSONResponse:
-        return JSONResponse(self._controller.list())
-
-    async def add(self, request: Request) -> JSONResponse:
-        wanted = _checked(_Addition, _decoded(await request.body()))
-        added = self._controller.add(wanted.vip, wanted.name, wanted.address, wanted.port, wanted.weight)
-        return JSONResponse(added)
-
-    async def drain(self, request: Request) -> JSONResponse:
-        wanted = _checked(_Drain, _decoded(await request.body() or b"{}"))
-        return JSONResponse(self._controller.drain(request.path_params["name"], wanted.vip))
-
-    async def remove(self, request: Request) -> JSONResponse:
-        wanted = _checked(_Removal, dict(request.query_params))
-        now = wanted.now == "true"
-        return JSONResponse(self._controller.remove(request.path_params["name"], wanted.vip, now=now))
-
-    async def connections(self, _: Request) -> JSONResponse:
-        return JSONResponse(self._controller.connections())
-
-    async def counters(self, _: Request) -> JSONResponse:
-        return JSONResponse(self._controller.counters())
-
-
-def application(controller: Controller) -> Starlette:
-    """The API as an ASGI application; errors are 4xx with ``{"error": sentence}``."""
-    routes = _Routes(controller)
-    return Starlette(
-        routes=[
-            Route("/servers", routes.list, methods=["GET"]),
-            Route("/servers", routes.add, methods=["POST"]),
-            Route("/servers/{name:path}/drain", routes.drain, methods=["POST"]),
-            Route("/servers/{name:path}", routes.remove, methods=["DELETE"]),
-            Route("/connections", routes.connections, methods=["GET"]),
-            Route("/counters", routes.counters, methods=["GET"]),
-        ],
-        exception_handlers={
-            _BadRequestError: _bad_request,
-            NotFoundError: _not_found,
-            PoiseError: _refused,
-            404: _no_such_route,
-            405: _no_such_method,
-            Exception: _failed,
-        },
-    )
-
-
 async def serve(
-    socket: Path, controller: Controller, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    socket: Path, facade: Facade, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve the API until cancelled, then remove the socket.
 
@@ -147,14 +37,16 @@ async def serve(
     """
     listener = _listen(socket)
     config = uvicorn.Config(
-        application(controller),
-        http="h11",
+        application(facade),
+        http=_BoundedProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_SECONDS_TO_ASK,
         timeout_graceful_shutdown=_SECONDS_TO_ANSWER,
     )
     server = _Server(config)
@@ -165,6 +57,57 @@ async def serve(
             await anyio.sleep_forever()
         finally:
             _end(server, socket)
+
+
+class _BoundedProtocol(H11Protocol):
+    """HTTP/1.1 for the first CONNECTIONS clients, and 503 for those beyond."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
+        self._refused = len(self.connections) >= CONNECTIONS
+        super().connection_made(transport)
+        if len(self.connections) > _OPEN:
+            self._refuse()
+        else:
+            self._close_later()
+
+    def data_received(self, data: bytes) -> None:
+        # Not before the request is here: to write to a closed socket would be the client's own error.
+        if self._refused:
+            self._refuse()
+            return
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:
+            self._close_later()
+
+    def _close_later(self) -> None:
+        self._unset_keepalive_if_required()
+        loop = asyncio.get_running_loop()
+        self.timeout_keep_alive_task = loop.call_later(self.timeout_keep_alive, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self) -> None:
+        self._unset_keepalive_if_required()
+        self.transport.write(_TOO_MANY)
+        self.transport.close()
+
+
+def _too_many() -> bytes:
+    sentence = f"poise serves {CONNECTIONS} clients already: ask again in a second"
+    body = json.dumps({"error": sentence}).encode()
+    head = (
+        "HTTP/1.1 503 Service Unavailable",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "retry-after: 1",
+        "connection: close",
+    )
+    return "\r\n".join((*head, "", "")).encode() + body
+
+
+_TOO_MANY: Final = _too_many()
 
 
 class _Server(uvicorn.Server):
@@ -220,49 +163,3 @@ def check_free(path: Path) -> None:
     except OSError as error:
         raise PoiseError(f"cannot listen on {path}: {error.strerror or error}") from error
     raise PoiseError(f"another process listens on {path}: stop it first")
-
-
-def _decoded(body: bytes) -> object:
-    try:
-        value: object = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise _BadRequestError(f"the body of the request is not JSON: {error}") from error
-    return value
-
-
-def _checked(model: type[_R], value: object) -> _R:
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        found = findings(error.errors(), {"": Place("the request", model)})
-        raise _BadRequestError("; ".join(finding.message for finding in found)) from error
-
-
-async def _bad_request(_: Request, error: Exception) -> JSONResponse:
-    return _error(400, str(error))
-
-
-async def _not_found(_: Request, error: Exception) -> JSONResponse:
-    return _error(404, str(error))
-
-
-async def _refused(_: Request, error: Exception) -> JSONResponse:
-    return _error(409, str(error))
-
-
-async def _no_such_route(request: Request, _: Exception) -> JSONResponse:
-    return _error(404, f"the API has no {request.url.path}: it has /servers, /connections and /counters")
-
-
-async def _no_such_method(request: Request, error: Exception) -> JSONResponse:
-    response = _error(405, f"{request.url.path} cannot be used with {request.method}")
-    response.headers.update(getattr(error, "headers", None) or {})  # Allow, as RFC 9110 wants it
-    return response
-
-
-async def _failed(_: Request, __: Exception) -> JSONResponse:
-    return _error(500, "poise failed to answer, which is a defect of poise: its log says more")
-
-
-def _error(status: int, sentence: str) -> JSONResponse:
-    return JSONResponse({"error": sentence}, status)

@@ -17,13 +17,16 @@ from typing import Any
 
 import typer
 
+from poise.bench import policies
 from poise.errors import PoiseError
 from poise.kernel import netlink
 from poise.kernel.libbpf import Object, Program
 from poise.lab.namespaces import Lab
-from poise.servers.apply import carry_out
+from poise.servers.contents import carry_out, shape_of
 from poise.servers.model import SERVER_IDS, Hop, Mode, Model, Policy, Protocol, QuicIds, Server, State, Vip
-from poise.servers.tables import Shape, Tables, address_row, desired, plan
+from poise.servers.plan import plan
+from poise.servers.rows import address_row, of_model
+from poise.servers.tables import Present
 
 REPETITIONS = 7
 BURSTS = 20  # of one repetition, which counts as its fastest: others on the machine only ever slow one down
@@ -49,7 +52,9 @@ _VIPS = (
     (_QUIC_VIP, _FIRST_SERVER + SERVER_IDS),  # UDP too, so that its servers are others
     (_STATEFUL_VIP, _FIRST_SERVER + SERVER_IDS),
 )
+_BY_POLICY = policies.vips(first=len(_VIPS))
 _ADDRESSES = {
+    **{name: vip.address for name, vip in _BY_POLICY.items()},
     "quic": _QUIC_VIP.address,
     "stateful": _STATEFUL_VIP.address,
     "stateful-return": _STATEFUL_VIP.address,
@@ -62,6 +67,7 @@ _ROUTER = "10.1.0.1"
 _KINDS = {
     "established": 0,
     "syn": 1,
+    **dict.fromkeys(_BY_POLICY, 1),
     "return": 2,
     "established-ipv6": 3,
     "no-timestamp": 4,
@@ -158,18 +164,19 @@ def _fill(balancer: Object, ifindex: int) -> None:
             for number in range(SERVER_IDS)
         )
         vips.append(replace(vip, servers=servers))
-    model = Model(tuple(vips))
+    model = Model((*vips, *_BY_POLICY.values()))
     hop = Hop(None, ifindex, _SERVER_MAC, _OWN_MAC, valid=True)
-    shape = Shape(balancer.map("vips").max_entries, balancer.map("origins").max_entries)
     hops = {server.address: hop for _, server in model.servers()}
-    content = desired(model, hops, frozenset(), {}, key=bytes(range(16)), present=Tables(), shape=shape)
+    content = of_model(model, hops, bytes(range(16)))
     tables = (
         *("vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs"),
-        "quic_configs",
+        *("quic_configs", "lives"),
     )
     maps = {name: balancer.map(name) for name in tables}
-    for step in plan(Tables(), content):
+    for step in plan(Present.empty(shape_of(maps)), content):
         carry_out(step, maps)
+    for vip in _BY_POLICY.values():
+        policies.fill(vip, maps)
     rows = balancer.map("handshakes").max_entries
     balancer.map("settings").set(
         0,
@@ -239,7 +246,7 @@ def _segment(kind: str) -> bytes:
 
 def _tcp(kind: str) -> bytes:
     options = b"" if kind == "no-timestamp" else b"\x01\x01\x08\x0a" + bytes(8)
-    flags = _SYN if kind == "syn" else _ACK
+    flags = _SYN if kind.startswith("syn") else _ACK
     return struct.pack("!HHIIBBHHH", 0, 0, 1, 1, 20 + len(options) << 2, flags, 1024, 0, 0) + options
 
 

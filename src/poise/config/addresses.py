@@ -5,6 +5,7 @@ As in `fields`, every parser takes the value as read and raises ValueError with 
 """
 
 import re
+from functools import lru_cache
 from ipaddress import (
     AddressValueError,
     IPv4Address,
@@ -15,9 +16,10 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from poise.config.yaml_lines import Unquoted, show
 
@@ -44,6 +46,8 @@ def parse_address(value: object) -> IPv4Address | IPv6Address:
         address = value
     else:
         text = parse_text(value, "address")
+        if (usual := _usual(text)) is not None:
+            return usual
         try:
             address = ip_address(text)
         except ValueError as error:
@@ -64,6 +68,19 @@ def parse_address(value: object) -> IPv4Address | IPv6Address:
         if applies:
             raise ValueError(f"address {address} is {kind} address: write the address of one host")
     return address
+
+
+@lru_cache(maxsize=1 << 16)  # servers are in many VIPs, and one object for each address is quick to compare
+def _usual(text: str) -> IPv4Address | IPv6Address | None:
+    """The address that a text is, if it is one of those that hosts usually have; libc is quick to tell."""
+    try:
+        if ":" in text:
+            packed = inet_pton(AF_INET6, text)
+            return IPv6Address(packed) if packed[0] >> 5 == 1 else None  # global unicast, 2000::/3
+        packed = inet_pton(AF_INET, text)
+        return IPv4Address(packed) if 0 < packed[0] < 224 and packed[0] != 127 else None
+    except (OSError, ValueError):
+        return None
 
 
 def _address_mistake(text: str) -> str:
@@ -100,5 +117,9 @@ def parse_prefix(value: object) -> IPv4Network | IPv6Network:
         raise ValueError(f"direct prefix {show(text)} has bits of a host set: write {network}") from error
 
 
-Address = Annotated[IPv4Address | IPv6Address, BeforeValidator(parse_address)]
-Prefix = Annotated[IPv4Network | IPv6Network, BeforeValidator(parse_prefix)]
+_ADDRESS = WithJsonSchema({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})
+_PREFIX = WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f.:]+/[0-9]+$"})
+
+Address = Annotated[IPv4Address | IPv6Address, BeforeValidator(parse_address), _ADDRESS]
+OptionalAddress = Annotated[IPv4Address | IPv6Address | None, BeforeValidator(parse_address), _ADDRESS]
+Prefix = Annotated[IPv4Network | IPv6Network, BeforeValidator(parse_prefix), _PREFIX]

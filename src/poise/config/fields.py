@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, ValidationInfo
+from pydantic import BeforeValidator, ValidationInfo, WithJsonSchema
 
 from poise.config.addresses import parse_text
 from poise.config.yaml_lines import Unquoted, show
@@ -17,12 +17,11 @@ from poise.config.yaml_lines import Unquoted, show
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}|\[[0-9a-f:.]{2,45}\]:[0-9]{1,5}")
 _INTERFACE_BYTES: Final = 15  # IFNAMSIZ - 1, include/uapi/linux/if.h
 _SOCKET_BYTES: Final = 107  # sun_path less its final zero, include/uapi/linux/un.h
-_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_LONGEST: Final = 365 * 86400
 _MAXIMUM_RATE: Final = 10_000_000
-_ROWS: Final = {  # the lowest and highest of each table whose rows are found by a mask
+_ROWS: Final = {  # the lowest and highest of each size that must be a power of two
     "handshake_rows": (1024, 4194304),
     "connection_rows": (1, 32768),
+    "vip_limit": (16, 512),
 }
 
 
@@ -72,20 +71,8 @@ def parse_interface(value: object) -> str:
     return name
 
 
-def parse_duration(value: object) -> int:
-    """A time in seconds, 1 s to 365 d, from a number of seconds or text like 90s, 30m, 24h or 7d."""
-    if isinstance(value, str) and (parts := re.fullmatch(r"(0|[1-9][0-9]{0,8})([smhd])", value)):
-        seconds = int(parts[1]) * _UNIT_SECONDS[parts[2]]
-        if 1 <= seconds <= _LONGEST:
-            return seconds
-        raise ValueError(f"duration {show(value)} is out of range: write one from 1s to 365d")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return parse_whole_number(value, "duration", 1, _LONGEST)
-    raise ValueError(f"duration {show(value)} is not understood: write seconds, or like 90s, 30m, 24h or 7d")
-
-
 def parse_rows(value: object, info: ValidationInfo) -> int:
-    """The size of a table whose rows are found by a mask: a power of two."""
+    """A number of rows, or of VIPs that tables have room for: a power of two."""
     what = info.field_name or ""
     rows = parse_whole_number(value, what, *_ROWS[what])
     if rows & (rows - 1):
@@ -129,6 +116,14 @@ def parse_nonce_length(value: object) -> int:
     return parse_whole_number(value, "nonce_length", 4, 18)
 
 
+def parse_include(value: object) -> Path:
+    """The path of a directory, absolute or from the configuration's own directory."""
+    text = str(value) if isinstance(value, Path) else parse_text(value, "include")
+    if not text or not text.isprintable() or "*" in text:
+        raise ValueError(f"include {show(text)} is not a directory: write one, like conf.d")
+    return Path(text)
+
+
 def parse_path(value: object, info: ValidationInfo) -> Path:
     """An absolute path; that of the socket must fit into a socket address."""
     what = info.field_name or "path"
@@ -140,17 +135,34 @@ def parse_path(value: object, info: ValidationInfo) -> Path:
     return path
 
 
-Port = Annotated[int, BeforeValidator(parse_port)]
-Name = Annotated[str, BeforeValidator(parse_name)]
-Interface = Annotated[str, BeforeValidator(parse_interface)]
-Duration = Annotated[int, BeforeValidator(parse_duration)]
-Rows = Annotated[int, BeforeValidator(parse_rows)]
-FlowRows = Annotated[int, BeforeValidator(parse_flow_rows)]
-FlowRate = Annotated[int, BeforeValidator(parse_flow_rate)]
-Weight = Annotated[int, BeforeValidator(parse_weight)]
-Vlan = Annotated[int, BeforeValidator(parse_vlan)]
-Codepoint = Annotated[int, BeforeValidator(parse_codepoint)]
-ServerIdLength = Annotated[int, BeforeValidator(parse_server_id_length)]
-NonceLength = Annotated[int, BeforeValidator(parse_nonce_length)]
-AbsolutePath = Annotated[Path, BeforeValidator(parse_path)]
-OptionalPath = Annotated[Path | None, BeforeValidator(parse_path)]
+def _whole(lowest: int, highest: int) -> WithJsonSchema:
+    return WithJsonSchema({"type": "integer", "minimum": lowest, "maximum": highest})
+
+
+_TEXT: Final = WithJsonSchema({"type": "string", "minLength": 1})
+_PATH: Final = WithJsonSchema({"type": "string", "pattern": "^/"})
+
+Port = Annotated[int, BeforeValidator(parse_port), _whole(1, 65535)]
+OptionalPort = Annotated[int | None, BeforeValidator(parse_port), _whole(1, 65535)]
+Name = Annotated[
+    str, BeforeValidator(parse_name), WithJsonSchema({"type": "string", "pattern": f"^({_NAME.pattern})$"})
+]
+OptionalName = Annotated[
+    str | None,
+    BeforeValidator(parse_name),
+    WithJsonSchema({"type": "string", "pattern": f"^({_NAME.pattern})$"}),
+]
+Interface = Annotated[str, BeforeValidator(parse_interface), _TEXT]
+HandshakeRows = Annotated[int, BeforeValidator(parse_rows), _whole(*_ROWS["handshake_rows"])]
+ConnectionRows = Annotated[int, BeforeValidator(parse_rows), _whole(*_ROWS["connection_rows"])]
+VipLimit = Annotated[int, BeforeValidator(parse_rows), WithJsonSchema({"enum": [16, 32, 64, 128, 256, 512]})]
+FlowRows = Annotated[int, BeforeValidator(parse_flow_rows), _whole(1024, 4194304)]
+FlowRate = Annotated[int, BeforeValidator(parse_flow_rate), _whole(1, _MAXIMUM_RATE)]
+Weight = Annotated[int, BeforeValidator(parse_weight), _whole(1, 100)]
+Vlan = Annotated[int, BeforeValidator(parse_vlan), _whole(1, 4094)]
+Codepoint = Annotated[int, BeforeValidator(parse_codepoint), _whole(0, 6)]
+ServerIdLength = Annotated[int, BeforeValidator(parse_server_id_length), _whole(1, 15)]
+NonceLength = Annotated[int, BeforeValidator(parse_nonce_length), _whole(4, 18)]
+AbsolutePath = Annotated[Path, BeforeValidator(parse_path), _PATH]
+OptionalPath = Annotated[Path | None, BeforeValidator(parse_path), _PATH]
+Include = Annotated[Path | None, BeforeValidator(parse_include), _TEXT]

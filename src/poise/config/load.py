@@ -1,100 +1,135 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read poise.yaml, or say everything that is wrong with it."""
+"""Read poise.yaml and the files that it includes, or say everything that is wrong with them."""
 
-import errno
-from collections.abc import Iterable
+import gc
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from pydantic import ValidationError
+from poise.config import cross, files, secret_files
+from poise.config.files import ConfigError, Mistake
+from poise.config.model import Config
+from poise.config.parts import Source
+from poise.config.source import take_apart
+from poise.config.yaml_lines import Finding
 
-from poise.config import cross, yaml_lines
-from poise.config.model import Config, InterfaceConfig, QuicIdsConfig, ServerConfig, VipConfig
-from poise.config.wording import Place, Places, findings
-from poise.errors import PoiseError
+_NO_VIP: Final = "there is no VIP, neither in this file nor in that directory: write at least one"
+_TOO_LARGE: Final = "the files are larger than 64 MiB together, up to this one: write less"
 
-_MAXIMUM_BYTES: Final = 1 << 20  # some 20,000 servers
-_PLACES: Final[Places] = {
-    "": Place("the configuration", Config),
-    "vips": Place("a VIP", VipConfig),
-    "servers": Place("a server", ServerConfig),
-    "quic_ids": Place("an item of quic_ids", QuicIdsConfig),
-    "interfaces": Place("an interface", InterfaceConfig),
-}
-
-
-class Mistake(NamedTuple):
-    """A mistake in a configuration; `line` counts from 1 and is None where the whole file is meant."""
-
-    file: str
-    line: int | None
-    message: str
-
-    def __str__(self) -> str:
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{place}: {self.message}"
-
-
-class ConfigError(PoiseError):
-    """A configuration that cannot be used; `mistakes` has all that is wrong, in the order of the file."""
-
-    def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        self.mistakes = sorted(mistakes, key=lambda mistake: mistake.line or 0)
-        super().__init__("\n".join(map(str, self.mistakes)))
-
-
-_EMPTY: Final = "the file is empty: write at least `interfaces` and `vips`"
-_REASONS: Final = {
-    errno.EACCES: "permission denied: run as root, or change the file's mode",
-    errno.EISDIR: "this is a directory: give a file",
-    errno.ENOENT: "there is no such file",
-}
+__all__ = ["ConfigError", "Loader", "Mistake", "load"]
 
 
 def load(path: Path) -> Config:
-    """The configuration in a file.
+    """The configuration in a file and those that it includes.
 
-    Raises ConfigError with every mistake, unless the YAML itself is broken: that hides what comes after.
+    Raises ConfigError with every mistake, unless the YAML of a file is broken: that hides what comes after.
     """
-    document = yaml_lines.read(_read(path))
-    mistakes = [Mistake(str(path), fault.line, fault.message) for fault in document.faults]
-    if document.data is None:
-        raise ConfigError(mistakes) if mistakes else _unusable(path, _EMPTY)
-    found = [*cross.too_long(document), *cross.contradictions(document)]
-    config = None
+    return Loader(path).load()
+
+
+class Loader:
+    """Loads a configuration again and again: only files whose content has changed are taken apart anew.
+
+    VIPs and pools of other files stay the very same objects.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """path: of the configuration; nothing is read yet."""
+        self.path = path
+        self.digest = ""
+        """Of the contents of all files, as 16 hexadecimal digits; empty before the first load."""
+        self._sources: dict[Path, Source] = {}
+        self._census = cross.Census()
+
+    def load(self) -> Config:
+        """The configuration as it is written now; ConfigError with every mistake."""
+        mistakes: list[Mistake] = []
+        with _without_collection():
+            sources = self._read(mistakes)
+        whole = sources[self.path]
+        found = list(cross.contradictions(list(sources.values()), self._census))
+        found += secret_files.exposed(sources.values())
+        if whole.include is not None and not mistakes and not any(source.vips for source in sources.values()):
+            found.append((whole, Finding(("include",), _NO_VIP)))
+        if found or mistakes or not all(source.is_clean for source in sources.values()):
+            raise ConfigError([*_told(list(sources.values()), found), *mistakes])
+        self.digest = _digest(sources.values())
+        return _together(list(sources.values()))
+
+    def _read(self, mistakes: list[Mistake]) -> dict[Path, Source]:
+        """All files, the configuration first; those that cannot be read are mistakes."""
+        whole = self._source(self.path, files.read(self.path), is_included=False)
+        sources = {self.path: whole}
+        size = len(whole.content)
+        try:
+            paths = [] if whole.include is None else files.included(self.path.parent / whole.include)
+        except ConfigError as error:
+            mistakes += error.mistakes
+            paths = []
+        for path in paths:
+            try:
+                content = files.read(path)
+                size += len(content)
+                if size > files.MAXIMUM_BYTES_TOGETHER:
+                    mistakes += files.unusable(path, _TOO_LARGE).mistakes
+                    break
+                sources[path] = self._source(path, content, is_included=True)
+            except ConfigError as error:
+                mistakes += error.mistakes
+        self._sources = sources
+        return sources
+
+    def _source(self, path: Path, content: bytes, *, is_included: bool) -> Source:
+        before = self._sources.get(path)
+        if before is not None and before.content == content:
+            return before
+        return take_apart(path, content, is_included=is_included)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Leave cyclic garbage: looking for it among 256,000 new servers takes as long as reading them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
-        config = Config.model_validate(document.data)
-    except ValidationError as error:
-        found += findings(error.errors(), _PLACES)
-    spoilt = {fault.location for fault in document.faults}
-    mistakes += [
-        Mistake(str(path), document.line(location, at_key=at_key), message)
-        for location, message, at_key in found
-        if not any(location[:length] in spoilt for length in range(len(location) + 1))
-    ]
-    if config is None or mistakes:
-        raise ConfigError(mistakes)
-    return config
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAXIMUM_BYTES + 1)
-    except OSError as error:
-        raise _unusable(path, _REASONS.get(error.errno or 0, f"cannot be read: {error.strerror}")) from error
-    except ValueError as error:  # a zero byte in the path
-        raise _unusable(path, "a file cannot be called so: check the path") from error
-    if len(content) > _MAXIMUM_BYTES:
-        raise _unusable(path, "the file is larger than 1 MiB: is it a poise configuration?")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start]
-        message = f"byte 0x{byte:02x} is not UTF-8 text: save the file as UTF-8"
-        raise ConfigError([Mistake(str(path), line, message)]) from error
+def _told(sources: list[Source], found: list[tuple[Source, Finding]]) -> Iterator[Mistake]:
+    """What is wrong, in the order of the files; values that a fault has spoilt are wrong only once."""
+    for source in sources:
+        spoilt = {fault.location for fault in source.document.faults if fault.location is not None}
+        mistakes = [Mistake(source.name, fault.line, fault.message) for fault in source.document.faults]
+        mistakes += [
+            Mistake(source.name, source.line(location, at_key=at_key), message)
+            for location, message, at_key in (
+                *source.findings,
+                *(finding for other, finding in found if other is source),
+            )
+            if not any(location[:length] in spoilt for length in range(len(location) + 1))
+        ]
+        yield from sorted(mistakes, key=lambda mistake: mistake.line or 0)
 
 
-def _unusable(path: Path, message: str) -> ConfigError:
-    return ConfigError([Mistake(str(path), None, message)])
+def _together(sources: list[Source]) -> Config:
+    """The configuration that files without mistakes are."""
+    models = (pool.model for source in sources for pool in source.pools)
+    pools = {pool.name: pool for pool in models if pool is not None}
+    resolved = (vip.resolved(pools.get(str(vip.pool))) for source in sources for vip in source.vips)
+    vips = [vip for vip in resolved if vip is not None]
+    settings = sources[0].settings
+    if not isinstance(settings, Config):
+        raise TypeError("a configuration that has mistakes")
+    return settings.model_copy(update={"vips": vips, "pools": list(pools.values())})
+
+
+def _digest(sources: Iterable[Source]) -> str:
+    whole = hashlib.blake2b(digest_size=8)
+    for source in sources:
+        whole.update(source.digest)
+    return whole.hexdigest()

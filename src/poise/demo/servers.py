@@ -5,11 +5,11 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import typer
 
-from poise.cli_output import print_json, print_table
+from poise.cli.output import Output, print_table, show
 from poise.demo.narrator import Narrator
 from poise.errors import PoiseError
 from poise.lab.balancer import Balancer
@@ -65,13 +65,13 @@ class Outcome:
         }
 
 
-def main(output: Literal["text", "json"]) -> int:
+def main(output: Output) -> int:
     """Run the demo and return the exit code, 130 after Ctrl-C.
 
     Raises PoiseError if it cannot run, or if poise broke a connection.
     """
     try:
-        with Narrator(stderr=output == "json") as narrator:
+        with Narrator(stderr=output != "table") as narrator:
             poise, plain = _both_rounds(narrator)
     except KeyboardInterrupt:
         return 130
@@ -79,12 +79,10 @@ def main(output: Literal["text", "json"]) -> int:
     return 0
 
 
-def report(output: Literal["text", "json"], poise: Outcome, plain: Outcome) -> None:
+def report(output: Output, poise: Outcome, plain: Outcome) -> None:
     """Print both outcomes; raises PoiseError if poise broke a connection."""
-    if output == "json":
-        print_json({"poise": poise.numbers(), "hash": plain.numbers()})
-    else:
-        _print(poise, plain)
+    numbers = {"poise": poise.numbers(), "hash": plain.numbers()}
+    show(output, numbers, lambda: _print(poise, plain))
     if poise.long_lived.broken:
         raise PoiseError(
             f"poise broke {poise.long_lived.broken} of {poise.long_lived.opened} connections: "
@@ -102,13 +100,13 @@ def _both_rounds(narrator: Narrator) -> tuple[Outcome, Outcome]:
             f"{SHORT_REQUESTS} requests a second use new ones, while servers are added, drained and removed."
         )
         narrator.title("1. poise: a cookie in each connection's own packets names its server")
-        poise = _round(lab, "round-robin", narrator)
+        poise = _round(lab, "stateless", narrator)
         narrator.title("2. For comparison: the same program, but it picks servers by a plain hash")
-        return poise, _round(lab, "hash", narrator)
+        return poise, _round(lab, "cookieless", narrator)
 
 
-def _round(lab: ServersLab, policy: str, narrator: Narrator) -> Outcome:
-    balancer = lab.start_balancer(lab.servers[:FIRST_SERVERS], policy=policy)
+def _round(lab: ServersLab, mode: str, narrator: Narrator) -> Outcome:
+    balancer = lab.start_balancer(lab.servers[:FIRST_SERVERS], mode=mode)
     connections = long_lived(lab.clients[0], lab.vip, lab.port, connections=CONNECTIONS)
     requests = short_requests(lab.clients[1], lab.vip, lab.port, rate=SHORT_REQUESTS)
     start = time.monotonic()

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from poise.errors import PoiseError
+from poise.kernel.library import check, library
 
 BPFFS = Path("/sys/fs/bpf")
 _BPF_FS_MAGIC = 0xCAFE4A11  # linux/magic.h
@@ -53,6 +54,17 @@ def pins_in(directory: Path) -> list[Path]:
         return sorted(directory.iterdir())
     except OSError:
         return []
+
+
+def is_map(path: Path) -> bool:
+    """Whether a map is pinned there, not a link or a program."""
+    if not path.is_file():
+        return False
+    fd = check(f"open what is pinned at {path}", library().bpf_obj_get(os.fsencode(path)))
+    try:
+        return Path(f"/proc/self/fd/{fd}").readlink() == Path("anon_inode:bpf-map")
+    finally:
+        os.close(fd)
 
 
 def remove_pins(directory: Path, names: Iterable[str]) -> None:

@@ -202,6 +202,15 @@ class Btf:
         entry = self._types[self._find(name, ENUM)]
         return {self._string(label): value for label, value in struct.iter_unpack("=Ii", entry.extra)}
 
+    def variable(self, section: str, name: str) -> tuple[int, Layout]:
+        """Return where a variable lies in a section like `.rodata`, and its layout; KeyError if it is not there."""
+        entry = self._types[self._find(section, SECTION)]
+        for type_id, offset, _ in struct.iter_unpack("=III", entry.extra):
+            if self._types[type_id].name == name:
+                return offset, self.layout(self._types[type_id].size)
+        msg = f"no variable {name} in {section} of this object's BTF"
+        raise KeyError(msg)
+
     def _find(self, name: str, kind: int) -> int:
         for type_id, entry in enumerate(self._types):
             if entry.name == name and entry.kind == kind:

@@ -10,12 +10,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from poise.kernel.btf import Btf
+from poise.kernel.btf import Btf, Layout
 from poise.kernel.library import check, check_pointer, library
 from poise.kernel.maps import Map
+from poise.kernel.pinned import MapInfo
 
 LINK_TYPE_XDP_ATTACHMENT = 37  # BPF_XDP of enum bpf_attach_type
+_CONSTANTS = ".rodata"
 
 
 class _LinkCreateOptions(ctypes.Structure):
@@ -204,10 +207,43 @@ class Object:
         """Give a map another size than it was compiled with; before loading."""
         check(f"resize the map {name}", self._lib.bpf_map__set_max_entries(self._map_pointer(name), entries))
 
+    def set_constant(self, name: str, value: Any) -> None:  # noqa: ANN401  of whatever type the program has it
+        """Give a `const volatile` variable of the programs another value; before loading."""
+        offset, layout = self.btf.variable(_CONSTANTS, name)
+        section = next(pointer for found, pointer in self._map_pointers() if found.endswith(_CONSTANTS))
+        size = ctypes.c_size_t()
+        memory = check_pointer(
+            f"set the constant {name}", self._lib.bpf_map__initial_value(section, ctypes.byref(size))
+        )
+        ctypes.memmove((memory.value or 0) + offset, layout.pack(value), layout.size)
+
     def share_map(self, name: str, other: "Object") -> None:
         """Use the other object's map of this name instead of one's own; before loading."""
-        fd = other.map(name).fd
+        self.use_map(name, other.map(name).fd)
+
+    def use_map(self, name: str, fd: int) -> None:
+        """Use this map, which must be like the object's own, instead of making one; before loading."""
         check(f"share the map {name}", self._lib.bpf_map__reuse_fd(self._map_pointer(name), fd))
+
+    def wanted_map(self, name: str) -> tuple[MapInfo, Layout | None, Layout | None]:
+        """Return what a map will be, with the layouts of keys and values, None if poise cannot read one."""
+        pointer, lib = self._map_pointer(name), self._lib
+        info = MapInfo(
+            kind=lib.bpf_map__type(pointer),
+            key_size=lib.bpf_map__key_size(pointer),
+            value_size=lib.bpf_map__value_size(pointer),
+            max_entries=lib.bpf_map__max_entries(pointer),
+            flags=lib.bpf_map__map_flags(pointer),
+            key_type=lib.bpf_map__btf_key_type_id(pointer),
+            value_type=lib.bpf_map__btf_value_type_id(pointer),
+        )
+        return info, self._layout(info.key_type), self._layout(info.value_type)
+
+    def _layout(self, type_id: int) -> Layout | None:
+        try:
+            return self.btf.layout(type_id)
+        except ValueError:  # it has pointers
+            return None
 
     def map_names(self) -> list[str]:
         """Return the names of all maps but the compiler's own (constants), which belong to one program."""
@@ -218,6 +254,11 @@ class Object:
         for name in self.map_names():
             path = str(directory / name).encode()
             check(f"pin the map {name}", self._lib.bpf_map__set_pin_path(self._map_pointer(name), path))
+
+    def pin_map(self, name: str, path: Path) -> None:
+        """Let a map outlive this process; after loading."""
+        fd = self._lib.bpf_map__fd(self._map_pointer(name))
+        check(f"pin the map {name}", self._lib.bpf_obj_pin(fd, str(path).encode()))
 
     def load(self) -> None:
         """Create the maps and load the programs; BpfError with the verifier's log if refused."""

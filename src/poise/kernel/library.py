@@ -36,6 +36,8 @@ _POINTERS = (
     "bpf_object__find_map_by_name",
     "bpf_object__next_map",
     "bpf_object__btf",
+    "bpf_map__initial_value",
+    "btf__load_from_kernel_by_id",
     "btf__raw_data",
 )
 _messages: list[str] = []
@@ -54,6 +56,7 @@ def library() -> ctypes.CDLL:
     for name in _POINTERS:
         getattr(lib, name).restype = ctypes.c_void_p
     lib.bpf_map__name.restype = ctypes.c_char_p
+    lib.btf__free.restype = None
     lib.bpf_map__is_internal.restype = ctypes.c_bool
 
     def keep(level: int, text: bytes, arguments: int) -> int:

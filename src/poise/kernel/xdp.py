@@ -3,7 +3,8 @@
 
 import ctypes
 import errno
-from contextlib import closing
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Literal
 
@@ -58,6 +59,14 @@ def attach(
         _attach(program, interface, ifindex, "generic", pin)
         return "generic", str(error)
     return "native", None
+
+
+def replace(program: Program, pins: Iterable[Path]) -> None:
+    """Put the program in place of those that these pins hold, all of them as fast as it goes."""
+    with ExitStack() as stack:
+        links = [stack.enter_context(closing(Link.open_pinned(pin))) for pin in pins]
+        for link in links:
+            link.update(program)
 
 
 def _adopt(

@@ -29,11 +29,11 @@ class Balancer:
         """The process id of the running `poise up`."""
         return None if self._process is None or self._process.poll() is not None else self._process.pid
 
-    def start(self) -> None:
-        """Start it and return once its socket answers; raises LabError with its log if it does not."""
+    def start(self, within: float = _READY_WITHIN) -> None:
+        """Start it and return once its socket answers; raises LabError with its log if it does not in time."""
         with self.log.open("a") as log:
             self._process = self.namespace.popen(self._command("up"), stdout=log, stderr=log)
-        deadline = time.monotonic() + _READY_WITHIN
+        deadline = time.monotonic() + within
         while not self._answers():
             # Waiting for its end is the pause between two tries, and ends at once when it has failed.
             if time.monotonic() > deadline or self._ended_within(0.05):
@@ -78,7 +78,7 @@ class Balancer:
 
     def _answers(self) -> bool:
         try:
-            self.client.servers()
+            self.client.status()
         except PoiseError:
             return False
         return True

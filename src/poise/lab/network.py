@@ -189,7 +189,8 @@ class ServersLab(Lab):
         self,
         servers: Sequence[Nginx] | None = None,
         *,
-        policy: str = "round-robin",
+        mode: str = "stateless",
+        policy: str | None = None,
         port: int | None = None,
         server_port: int | None = None,
     ) -> dict[str, object]:
@@ -200,7 +201,8 @@ class ServersLab(Lab):
         return {
             "address": str(self.vip),
             "port": port or self.port,
-            "policy": policy,
+            "mode": mode,
+            **({} if policy is None else {"policy": policy}),
             "servers": [
                 {
                     "name": server.name,
@@ -212,7 +214,12 @@ class ServersLab(Lab):
         }
 
     def start_balancer(
-        self, servers: Sequence[Nginx] | None = None, *, policy: str = "round-robin", **settings: object
+        self,
+        servers: Sequence[Nginx] | None = None,
+        *,
+        mode: str = "stateless",
+        policy: str | None = None,
+        **settings: object,
     ) -> Balancer:
         """Start `poise up` in the balancer namespace and wait until it answers.
 
@@ -227,7 +234,7 @@ class ServersLab(Lab):
                 {"name": name, "vlans": list(self._tags[name])} if self._tags[name] else name
                 for name in self.interfaces
             ],
-            "vips": [self.vip_settings(servers, policy=policy)],
+            "vips": [self.vip_settings(servers, mode=mode, policy=policy)],
             "socket": str(directory / "poise.sock"),
             "state_directory": str(directory / "state"),
             "pin_directory": str(self.pins),

@@ -1,202 +1,196 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans in, kernel state out: the BPF programs and tables of the servers level."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from functools import partial
 from importlib.resources import as_file, files
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from poise.errors import PoiseError
-from poise.kernel import bpffs, maps, tc, xdp
+import numpy as np
+
+from poise.kernel import bpffs, grace, maps, tc, xdp
 from poise.kernel.libbpf import Object
-from poise.kernel.library import BpfError
-from poise.kernel.maps import Map
 from poise.kernel.netlink import Interface
 from poise.quic import tables as quic
 from poise.quic.keys import set_key
 from poise.servers.connections import Connections
-from poise.servers.model import Model
-from poise.servers.tables import Pool, Shape, Tables, Write, address_row
+from poise.servers.contents import carry_out, read, shape_of
+from poise.servers.ends import GONE
+from poise.servers.limits import Limits
+from poise.servers.model import Link, Vip
+from poise.servers.plan import Changes, new_servers, plan
+from poise.servers.readings import Readings
+from poise.servers.renewal import NEXT, SWITCHED, Renewal
+from poise.servers.rows import IS_WATCHED, VipTables
+from poise.servers.tables import Network, Write
+from poise.servers.watching import Flow, Watched, Watches
 
-_TABLES = (
-    *("vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs", "links"),
-    *("direct", "direct6", "quic_configs", "traffic", "events"),
-)
-_HASHES = ("links", "direct", "direct6")  # of which an element can be deleted
+__all__ = ["DataPlane", "Limits", "attached", "detach", "discard", "stop"]
+
 _LINK = "link_"
 
 
-def _open() -> Object:
+def _open(object_file: Path | None = None) -> Object:
+    if object_file:
+        return Object(object_file)
     with as_file(files("poise.objects") / "balancer.bpf.o") as path:
         return Object(path)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much the tables hold: rows of each, and flows that a CPU may begin to remember per second.
+class DataPlane:
+    """The balancer's BPF object: its tables are pinned, so a new process takes over what runs.
 
-    Powers of two: handshake_rows and connection_rows.
+    adopted: whether there were pinned tables. shape: how large the tables are. present: what they hold,
+    kept in step with each write. readings: what was counted and sampled. connections: of stateful VIPs.
     """
 
-    handshake_rows: int = 16384
-    flow_rows: int = 131072
-    flow_rate: int = 10000
-    connection_rows: int = 64
-
-
-class DataPlane:
-    """The balancer's BPF object: its tables are pinned, so a new process takes over what runs."""
-
-    def __init__(self, pins: Path, limits: Limits, token: bytes) -> None:
+    def __init__(self, pins: Path, limits: Limits, token: bytes, object_file: Path | None = None) -> None:
         """Load the programs, with the tables that are pinned in `pins` or new ones.
 
-        token: 6 bytes, by which XDP hands packets to the slow path.
-        Raises PoiseError if the pinned tables do not fit this poise, or the kernel refuses something.
+        token: 6 bytes, by which XDP hands packets to the slow path. object_file: instead of the installed
+        one. Pinned tables of another size or layout are made anew; what they hold is carried over, now
+        and once more by `settle`. Raises PoiseError if the kernel refuses something.
         """
         self._pins = pins
-        self._object = _open()
+        self._object = _open(object_file)
+        limits.configure(self._object)
         self.adopted = not bpffs.make_directory(pins)
-        self._object.set_max_entries("handshakes", limits.handshake_rows)
-        self._object.set_max_entries("flows", limits.flow_rows)
-        self._object.set_max_entries("connections", limits.connection_rows)
-        self._object.pin_maps(pins)
-        self._load()
-        self._tables: dict[str, Map] = {name: self._object.map(name) for name in _TABLES}
-        self.shape = Shape(self._tables["vips"].max_entries, self._tables["origins"].max_entries)
-        self._object.map("settings").set(
-            0,
-            {
-                "token": token,
-                "handshake_mask": limits.handshake_rows - 1,
-                "flow_rate": limits.flow_rate,
-                "connection_mask": limits.connection_rows - 1,
-                "sample_mask": 63,
-            },
-        )
-        self.connections = Connections(self._object.map("connections"), self._object.program("sweep"))
-
-    def _load(self) -> None:
+        self._renewal = Renewal(self._object, pins)
         try:
-            self._object.load()
-        except BpfError as error:
+            self._renewal.load()
+        except Exception:
             if not self.adopted:
-                discard(self._pins)
-            elif "mismatch" in error.log:
-                raise PoiseError(
-                    f"the tables pinned in {self._pins} do not fit: the number of rows was changed, or "
-                    "another version of poise made them; `poise down`, then `poise up`, replaces them"
-                ) from None
+                discard(pins)
             raise
+        self._maps = self._renewal.maps()
+        self._settings = partial(limits.settings, token)
+        self._maps["settings"].set(0, self._settings(renewing="connections" in self._renewal.carries))
+        self.shape = shape_of(self._maps)
+        self.present = self._renewal.carry_over(self._maps)
+        self.readings = Readings(self._maps)
+        self.connections = Connections(self._maps["connections"], self._object.program("sweep"))
+        self._watches = Watches(self._maps["watches"], self._set_watched)
+        self.present.watched = self._watches.watched_vips()
+        self._keys: dict[int, bytes | None] = {}
+
+    def close(self) -> None:
+        """Let go of the programs and tables; what is pinned stays."""
+        self._object.close()
 
     def attach(
         self, interface: Interface, mode: Literal["auto", "native", "generic"]
     ) -> tuple[xdp.Mode, str | None]:
-        """Let the interface's packets come here; it must have a clsact. See xdp.attach() for the result."""
+        """Let the interface's packets come here; it must have a clsact. See xdp.attach() for the result.
+
+        The programs of an earlier poise on it are replaced without a gap.
+        """
+        self._switch()
         pin = self._pins / (_LINK + interface.name)
         result = xdp.attach(self._object.program("balancer"), interface.name, interface.index, mode, pin)
         tc.attach_ingress(self._object.program("slow_path"), interface.index)
         return result
 
-    def read(self) -> Tables:
-        """Return what the tables hold."""
-        return Tables(
-            vips=self._rows("vips"),
-            vip_addresses=self._rows("vip_addresses"),
-            quic_configs=self._rows("quic_configs"),
-            servers=self._rows("servers"),
-            server_addresses=self._rows("server_addresses"),
-            origins=self._rows("origins"),
-            pools={key: _pool(row) for key, row in self._tables["pools"].nonzero()},
-            links=dict(self._tables["links"].items()),
-            direct=frozenset(_prefixes(self._tables["direct"]))
-            | frozenset(_prefixes(self._tables["direct6"])),
-        )
+    def _switch(self) -> None:
+        program = self._object.program("balancer")
+        pins = [self._pins / (_LINK + name) for name, ifindex in attached(self._pins).items() if ifindex]
+        self._renewal.switch(self._maps, lambda: xdp.replace(program, pins))
 
-    def _rows(self, table: str) -> dict[int, dict[str, Any]]:
-        return {key: _without_padding(row) for key, row in self._tables[table].nonzero()}
+    def settle(self) -> None:
+        """End an upgrade, once all interfaces are attached: what came into former tables meanwhile follows."""
+        if not self._renewal.is_complete:
+            self._switch()
+            grace.wait()  # for programs that still write into the former tables
+            self._renewal.settle(self._maps)
+            self._maps["settings"].set(0, self._settings())
 
-    def hold_keys(self, model: Model) -> None:
-        """Give the kernel the model's keys of QUIC connection ids, and take all others from it.
+    def apply(
+        self,
+        changes: Changes,
+        *,
+        links: Mapping[int, Link] | None = None,
+        direct: frozenset[Network] | None = None,
+    ) -> int:
+        """Have the tables hold this of these VIPs; returns how many rows were written, once all are in force.
 
-        Before the plan for the same model. Raises QuicKeyError if this kernel cannot use keys.
+        links, direct: all of them, None if they stay; the VIPs' flags must agree with them (rows.flags_for).
+        Nothing is written if it raises Crowded. After any other error, `apply` may be called again.
         """
-        wanted = {row: key for vip in model.vips for row, key in quic.keys(vip).items()}
-        for row in range(self._tables["quic_configs"].max_entries):
-            set_key(self._object, row, wanted.get(row))
+        steps = plan(self.present, changes, links=links, direct=direct)
+        self.readings.forget(new_servers(self.present, changes))
+        self.write(steps)
+        if steps:
+            grace.wait()
+        return sum(len(step.keys) for step in steps)
 
-    def write(self, plan: Iterable[Write]) -> None:
+    def replace(
+        self, wanted: Iterable[VipTables], *, links: Mapping[int, Link], direct: frozenset[Network]
+    ) -> int:
+        """Have the tables hold these VIPs and no others, whatever an earlier process left; see `apply`."""
+        changes: dict[int, VipTables | None] = dict.fromkeys(self.present.indices())
+        changes.update((tables.index, tables) for tables in wanted)
+        return self.apply(changes, links=links, direct=direct)
+
+    def write(self, steps: Iterable[Write]) -> None:
         """Carry out the steps of a plan in their order."""
-        for step in plan:
-            carry_out(step, self._tables)
+        try:
+            for step in steps:
+                carry_out(step, self._maps)
+                self.present.note(step)
+        except Exception:
+            watched = self.present.watched
+            self.present = read(self._maps)
+            self.present.watched = watched
+            raise
+
+    def hold_keys(self, vips: Iterable[Vip]) -> None:
+        """Give the kernel the keys of QUIC connection ids of these VIPs, and take all others from it.
+
+        Before the tables of the same VIPs are applied. Raises QuicKeyError if this kernel cannot use keys.
+        """
+        wanted = {row: key for vip in vips for row, key in quic.keys(vip).items()}
+        for row in range(self._maps["quic_configs"].max_entries):
+            key = wanted.get(row)
+            if row not in self._keys or self._keys[row] != key:
+                set_key(self._object, row, key)
+                self._keys[row] = key
+
+    def watch(self, flow: Flow) -> None:
+        """Have the next packet of a flow told by `watched`. Raises PoiseError if there are too many watches."""
+        self._watches.begin(flow)
+
+    def watched(self, flow: Flow) -> Watched | None:
+        """Return where the first packet since `watch` went and why; None if none has come."""
+        return self._watches.read(flow)
+
+    def unwatch(self, flow: Flow) -> None:
+        """End a watch; harmless if there is none."""
+        self._watches.end(flow)
+
+    def _set_watched(self, vip: int, watched: bool) -> None:  # noqa: FBT001  what Watches calls
+        """Set or clear the flag by which the packet side knows that a VIP has watches."""
+        (self.present.watched.add if watched else self.present.watched.discard)(vip)
+        vips = self.present.vips
+        rows = np.flatnonzero((vips["index"] == vip) & (vips["end"] > GONE))
+        records = vips[rows]
+        records["flags"] = records["flags"] & ~np.uint32(IS_WATCHED) | (IS_WATCHED if watched else 0)
+        if len(rows):
+            self.write([Write("vips", rows, records)])
 
     def traffic(self, row: int) -> dict[str, int]:
-        """Return connections, packets and bytes, over all CPUs, of a row of the servers table."""
-        cpus = self._tables["traffic"].get(row)
-        return {name: sum(cpu[name] for cpu in cpus) for name in cpus[0]}
-
-    def forget_traffic(self, row: int) -> None:
-        """Start a server's traffic from zero."""
-        table = self._tables["traffic"]
-        table.set(row, [{} for _ in table.get(row)])
+        """Return what a row of the servers table got, over all CPUs: the members of struct traffic."""
+        (sums,) = self._maps["traffic"].sums(row, 1)
+        return {name: int(sums[name]) for name in sums.dtype.names if name != "zero"}
 
     def events(self) -> dict[str, int]:
         """Return how often each event of contract.h happened, over all CPUs, by its lower-case name."""
-        counts = dict(self._tables["events"].items())
+        counts = self._maps["events"].sums().tolist()
         return {
-            name.removeprefix("EVENT_").lower(): sum(counts[key])
+            name.removeprefix("EVENT_").lower(): counts[key]
             for name, key in self._object.btf.enum("event").items()
-            if key in counts
+            if key < len(counts)
         }
-
-
-def carry_out(step: Write, tables: Mapping[str, Map]) -> None:
-    """Write one value into the kernel's tables, or clear it."""
-    table, key, value = step
-    match table:
-        case "direct":
-            table, key = _prefix(key)
-        case "pools":
-            value = {
-                "size": len(value.ids),
-                "turns": len(value.ids),
-                "ids": value.ids,
-                "weights": bytes(value.weights),
-                "schedule": value.ids,
-            }
-        case "maglevs":
-            value = {"ids": value}
-    if value is None and table in _HASHES:
-        tables[table].delete(key)
-    else:
-        tables[table].set(key, value or {})
-
-
-def _prefix(network: IPv4Network | IPv6Network) -> tuple[str, dict[str, Any]]:
-    """Return the table that a `direct:` prefix belongs in, and its key there."""
-    if network.version == 4:
-        return "direct", {"length": network.prefixlen, "address": int(network.network_address)}
-    return "direct6", {"length": network.prefixlen, "address": address_row(network.network_address)}
-
-
-def _prefixes(table: Map) -> Iterator[IPv4Network | IPv6Network]:
-    for prefix, _ in table.items():  # noqa: PERF102  a map, not a dict
-        address = prefix["address"]
-        if isinstance(address, dict):
-            packed = b"".join(word.to_bytes(4, "big") for word in address["word"])
-            yield IPv6Network((packed, prefix["length"]))
-        else:
-            yield IPv4Network((address, prefix["length"]))
-
-
-def _pool(row: dict[str, Any]) -> Pool:
-    return Pool(row["ids"][: row["size"]], tuple(row["weights"][: row["size"]]))
-
-
-def _without_padding(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "zero"}
 
 
 def attached(pins: Path) -> dict[str, int]:
@@ -207,11 +201,12 @@ def attached(pins: Path) -> dict[str, int]:
 
 def stop(pins: Path) -> None:
     """Have what clients send for the VIPs discarded; what servers send still reaches them."""
-    pin = pins / "servers"
-    if not pin.exists():
-        return
-    with maps.open_pinned(pin) as servers:
-        servers.update([(row, b"") for row, _ in servers.nonzero()])
+    for directory in (pins, pins / SWITCHED):
+        pin = directory / "servers"
+        if pin.exists():
+            with maps.open_pinned(pin) as servers:
+                found = servers.rows()
+                servers.clear(np.flatnonzero(found.view(np.uint8).reshape(len(found), -1).any(axis=1)))
 
 
 def detach(pins: Path, interface: str, ifindex: int) -> None:
@@ -224,4 +219,7 @@ def detach(pins: Path, interface: str, ifindex: int) -> None:
 def discard(pins: Path) -> None:
     """Remove the tables, and with them what is left of the programs."""
     with closing(_open()) as balancer:
-        bpffs.remove_pins(pins, balancer.map_names())
+        names = balancer.map_names()
+        for directory in (NEXT, SWITCHED):
+            bpffs.remove_pins(pins / directory, names)
+        bpffs.remove_pins(pins, names)

@@ -1,244 +1,386 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The servers of a running poise: each change is decided, saved, and then applied."""
+"""The servers of a running poise: each change is decided, saved, and then applied, VIP by VIP."""
 
+import math
+import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final, NamedTuple
 
-import structlog
-
-from poise.config import Config, QuicIdsConfig, VipConfig
-from poise.kernel import neighbours, netlink, watch
-from poise.servers import decide, sense, state, tables
+from poise.errors import NotFoundError, PoiseError
+from poise.servers import decide, plan, rows, watchlist
 from poise.servers.apply import DataPlane
-from poise.servers.connections import Connection
-from poise.servers.model import (
-    SERVER_IDS,
-    Address,
-    Layout,
-    Mode,
-    Model,
-    Policy,
-    Protocol,
-    QuicIds,
-    Server,
-    Vip,
-)
+from poise.servers.decide import WantedVip
+from poise.servers.events import Events, Kind
+from poise.servers.health.judge import share
+from poise.servers.model import GONE, Address, Model, Server, State, Vip
+from poise.servers.reach import Reach
+from poise.servers.reconcile import VipEnd, reconcile, vip_end
+from poise.servers.signals import Signals
+from poise.servers.standing import Choice, Standing, choice
+from poise.servers.steering import BY_LOAD, Steered, Steering
+from poise.servers.store import Key, Store
+from poise.servers.vigil import Verdict, Vigil
 
-_log = structlog.get_logger()
+Network = IPv4Network | IPv6Network
+
+_UNSTEERED: Final = Steered()
+
+
+class Revised(NamedTuple):
+    """What a reading of poise.yaml has changed: names of VIPs."""
+
+    added: list[str]
+    changed: list[str]
+    removed: list[str]
 
 
 class Controller:
-    """Holds the model of all VIPs and keeps file and kernel in step with it.
+    """Holds the model of all VIPs and keeps file and kernel in step with it; any thread may call it.
 
     Changes are saved before they are applied, so that no id is ever given out twice.
     """
 
-    def __init__(
-        self, config: Config, path: Path, key: bytes, plane: DataPlane, interfaces: sense.Interfaces
+    def __init__(  # noqa: PLR0917  all that it brings together
+        self,
+        plane: DataPlane,
+        store: Store,
+        reach: Reach,
+        events: Events,
+        key: bytes,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        """Bring the saved model together with the configuration; nothing is applied yet.
+        """Load the saved model; nothing is applied yet.
 
-        path: where the model is saved. key: 16 bytes, of the cookie. interfaces: those that servers may
-        be behind. Raises PoiseError where the key file of a VIP cannot be used.
+        key: 16 bytes, of the cookie. clock: for intervals. wall: for times that are saved and shown, seconds
+        since 1970. Raises PoiseError if the file of the servers cannot be used.
         """
-        self._path = path
+        self.lock = threading.RLock()
+        self.events = events
+        self.plane = plane
+        self.reach = reach
+        self.vigil = Vigil(self._note)
+        self.steering = Steering(plane.readings, clock)
+        self.watchlist = watchlist.Watchlist(self.vigil, store, clock, wall)
+        self.model = store.load()
+        self._signals = Signals(events)
+        self.choices: dict[int, Choice] = {}
+        self._vips: dict[int, Vip] = {}
+        self._addresses: frozenset[Address] = frozenset()  # of all servers
+        self._store = store
         self._key = key
-        self._plane = plane
-        self._interfaces = interfaces
-        self._rest = config.id_rest
-        self._direct = frozenset(config.direct)
-        wanted = [_wanted(vip) for vip in config.vips]
-        self._model = decide.reconcile(state.load_model(path), wanted, time.time(), self._rest)
-        self._present = plane.read()
-        self._links = sense.links(interfaces, netlink.links())
-        self._ways = sense.Ways(sense.hops_in(self._present))
-        # None: what an earlier process had kept fresh is not known.
-        self._kept_fresh: set[sense.Neighbour] | None = None
-        state.save_model(path, self._model)
+        self._clock = clock
+        self._wall = wall
+        self._rest = 0.0
+        self._direct: frozenset[Network] = frozenset()
+        self._flags: int | None = None
+        self._wishes: dict[VipEnd, WantedVip] = {}
+        self._steered: dict[int, Steered] = {}
+        self._starting: set[int] = set()  # VIPs with servers that start slowly
+        self._unapplied: set[int] = set()
+        self._dirty: set[int] = set()
+        self._dirty_lock = threading.Lock()
+        self.wake: Callable[[], object] = lambda: None
+        """What is called, in any thread, once `settle` has something to do."""
 
-    def list(self) -> list[dict[str, object]]:
-        """Return a dict for each server that is on the list or whose id rests."""
-        return [self._describe(vip, server) for vip, server in self._model.servers()]
+    def read(self, wanted: Sequence[WantedVip], *, direct: Iterable[Network] = (), rest: float) -> Revised:
+        """Do as poise.yaml says now; at the first time all is applied, later what differs.
+
+        VIPs whose wishes are the very same objects as before are not looked at. direct: prefixes whose
+        packets are left alone. rest: seconds that the id of a removed server stays unused.
+        """
+        with self.lock:
+            settled = {vip_end(wish) for wish in wanted if self._wishes.get(vip_end(wish)) is wish}
+            before = {vip.index: vip for vip in self.model.vips}
+            model = reconcile(self.model, wanted, self._wall(), rest, settled=settled)
+            after = {vip.index: vip for vip in model.vips}
+            changed = [vip.index for vip in model.vips if before.get(vip.index) is not vip]
+            removed = [index for index in before if index not in after]
+            is_first, self._rest, former = not self._vips, rest, self._direct
+            self._direct = frozenset(direct)
+            try:
+                if is_first:
+                    self._begin(model, changed, removed)
+                else:
+                    self._change(model, [*changed, *removed])
+            except BaseException:
+                self._direct = former
+                raise
+            self._wishes = {vip_end(wish): wish for wish in wanted}
+            return Revised(
+                [after[index].name for index in changed if index not in before],
+                [after[index].name for index in changed if index in before],
+                [before[index].name for index in removed],
+            )
+
+    def _begin(self, model: Model, changed: Collection[int], removed: Collection[int]) -> None:
+        """Apply everything, whatever an earlier process has left in the tables."""
+        self.plane.hold_keys(model.vips)
+        for vip in model.vips:
+            _ = vip.held  # which is cached, so that the first reading does not wait for it
+        self._addresses = frozenset().union(*(vip.addresses for vip in model.vips))
+        self.reach.look_up(self._addresses)
+        self.reach.wait(RESOLVE)
+        self._vips = {vip.index: vip for vip in model.vips}
+        self.watchlist.begin(self._vips)
+        self._flags = self._flags_now()
+        self.choices = {vip.index: self._choose(vip) for vip in model.vips}
+        tables = [self._tables(vip) for vip in model.vips]
+        self._store.save([self._vips[index] for index in changed], removed)
+        self.model = model
+        self.plane.replace(tables, links=self.reach.links, direct=self._direct)
+        self.steering.watch(model.vips, self.choices)
 
     def add(
-        self,
-        vip: str | None,
-        name: str | None,
-        address: Address,
-        port: int,
-        weight: int | None = None,
-    ) -> dict[str, object]:
+        self, vip: str | None, name: str | None, address: Address, port: int, weight: int | None = None
+    ) -> Key:
         """Let a server take new connections; see decide.add() for what is refused."""
-        chosen = decide.find_vip(self._model, vip)
-        wanted = decide.wanted_by_operator(chosen, address, port, name, weight)
-        model, server = decide.add(self._model, chosen, wanted, time.time(), self._rest, declared=False)
-        self._change(model)
-        return self._one(chosen, server.id, "added")
+        with self.lock:
+            chosen = decide.find_vip(self.model, vip)
+            wanted = decide.wanted_by_operator(chosen, address, port, name, weight)
+            model, server = decide.add(self.model, chosen, wanted, self._wall(), self._rest, declared=False)
+            self._change(model, [chosen.index])
+            self._tell(Kind.ADDED, chosen, server, "gets new connections")
+            return chosen.index, server.id
 
-    def drain(self, name: str, vip: str | None = None) -> dict[str, object]:
-        """Give a server no new connections; see decide.drain()."""
-        chosen = decide.find_vip(self._model, vip)
-        server = decide.find_server(chosen, name)
-        self._change(decide.drain(self._model, chosen, name, time.time()))
-        return self._one(chosen, server.id, "draining")
+    def set_state(
+        self,
+        name: str,
+        state: State,
+        vip: str | None = None,
+        deadline: float | None = None,
+        *,
+        now: bool = False,
+    ) -> Key:
+        """Set a server ready, or have it drain or rest for maintenance; a removed one gets ready again.
 
-    def remove(self, name: str, vip: str | None = None, *, now: bool = False) -> dict[str, object]:
+        deadline: of a drain, in seconds from now, that of poise.yaml unless given. now: cut the connections
+        that it has. See decide.set_state() for what is refused.
+        """
+        with self.lock:
+            chosen = decide.find_vip(self.model, vip)
+            server = decide.find_server(chosen, name)
+            if now and state != State.READY:
+                return self.remove(name, vip, now=True)
+            if state == State.READY and server.state in GONE:
+                return self.add(chosen.name, server.name, server.address, server.port)
+            if deadline is None and state == State.DRAIN:
+                deadline = chosen.drain.deadline
+            ends = None if deadline is None else self._wall() + deadline
+            model = decide.set_state(self.model, chosen, name, state, self._wall(), deadline=ends)
+            self._change(model, [chosen.index])
+            self._tell(Kind.STATE, chosen, server, _STATES[state])
+            return chosen.index, server.id
+
+    def remove(self, name: str, vip: str | None = None, *, now: bool = False) -> Key:
         """Take a server off the list, with `now` its connections too; see decide.remove()."""
-        chosen = decide.find_vip(self._model, vip)
-        server = decide.find_server(chosen, name)
-        self._change(decide.remove(self._model, chosen, name, time.time(), cut=now))
-        return self._one(chosen, server.id, "cut" if now else "removed")
-
-    def connections(self) -> Sequence[dict[str, object]]:
-        """Return a dict for each connection of the stateful VIPs, by VIP and client."""
-        vips = {vip.index: vip for vip in self._model.vips if vip.mode == Mode.STATEFUL}
-        found = sorted(
-            (connection for connection in self._plane.connections.list() if connection.vip in vips),
-            key=lambda each: (each.vip, each.client.version, each.client, each.port),
-        )
-        return [_describe_connection(vips[connection.vip], connection) for connection in found]
-
-    def free_idle_connections(self, first: int, rows: int) -> None:
-        """Let the slots of connections in these rows of the table be reused that were idle for too long."""
-        self._plane.connections.sweep(first, rows)
+        with self.lock:
+            chosen = decide.find_vip(self.model, vip)
+            server = decide.find_server(chosen, name)
+            self._change(decide.remove(self.model, chosen, name, self._wall(), cut=now), [chosen.index])
+            if now:
+                self._tell(Kind.CUT, chosen, server, "is off the list, and its connections are cut")
+            else:
+                self._tell(Kind.REMOVED, chosen, server, "is off the list, connections that it has go on")
+            return chosen.index, server.id
 
     @property
-    def connection_rows(self) -> int:
-        """How many rows the table of connections has."""
-        return self._plane.connections.rows
+    def shortest_interval(self) -> float:
+        """The time in which `look` is to be called again at the latest, for loads; in seconds."""
+        return min((vip.load.interval for vip in self.model.vips if vip.policy in BY_LOAD), default=math.inf)
 
-    def counters(self) -> dict[str, int]:
-        """Return how often each event happened."""
-        return self._plane.events()
+    def find(self, key: Key) -> tuple[Vip, Server]:
+        """Return a server with its VIP; raises NotFoundError if it is gone."""
+        index, number = key
+        with self.lock:
+            vip = self._vips.get(index)
+            server = next((each for each in vip.servers if each.id == number), None) if vip else None
+        if vip is None or server is None:
+            raise NotFoundError("the server is gone: somebody else has removed it")
+        return vip, server
 
-    def holders_of_neighbours(self) -> set[int]:
-        """Return the interfaces (ifindex) with the neighbours that packets are sent to."""
-        return {*self._interfaces, *self._links}
-
-    def unreachable(self) -> int:
-        """Return to how many servers no packet can be sent at present."""
-        return len(self._ways.faults)
-
-    def concerns(self, event: watch.Event) -> bool:
-        """Return whether the event may change the way to a server; most only confirm a neighbour."""
-        if not isinstance(event, watch.NeighbourChange):
-            return True
-        told = event.neighbour
-        valid = told.valid and not event.gone
-        return any(
-            neighbour == (told.ifindex, told.address) and self._differs(server, told, valid=valid)
-            for server, neighbour in self._ways.neighbours.items()
-        ) or (valid and bool(self._ways.faults))
-
-    def _differs(self, server: Address, told: neighbours.Neighbour, *, valid: bool) -> bool:
-        hop = self._ways.hops.get(server)
-        return hop is not None and (hop.valid != valid or hop.mac != told.mac)
-
-    def begin(self) -> None:
-        """Give the kernel the keys of QUIC connection ids, then do as `refresh` does. Raises QuicKeyError."""
-        self._plane.hold_keys(self._model)
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Look up the way to every server, and apply what differs from the kernel's tables."""
-        self._links = sense.links(self._interfaces, netlink.links())
-        self._apply(self._desired(self._model, afresh=True))
-
-    def _change(self, model: Model) -> None:
-        wanted = self._desired(model)  # what does not fit is refused before it is saved
-        state.save_model(self._path, model)
-        self._model = model
-        self._apply(wanted)
-
-    def _desired(self, model: Model, *, afresh: bool = False) -> tables.Tables:
-        self._look_up({server.address for _, server in model.servers()}, afresh=afresh)
-        return tables.desired(
-            model,
-            self._ways.hops,
-            self._direct,
-            self._links,
-            key=self._key,
-            present=self._present,
-            shape=self._plane.shape,
-        )
-
-    def _look_up(self, addresses: Collection[Address], *, afresh: bool) -> None:
-        before = self._ways
-        ways = sense.look_up_ways(addresses, before, self._interfaces, afresh=afresh)
-        for address in ways.faults.keys() - before.faults.keys():
-            _log.warning("server cannot be reached", address=str(address), reason=ways.faults[address])
-        for address in (before.faults.keys() - ways.faults.keys()) & ways.hops.keys():
-            _log.info("server can be reached", address=str(address))
-        kept_fresh = set(ways.neighbours.values())
-        if self._kept_fresh is None or self._kept_fresh - kept_fresh:
-            neighbours.let_go_except(kept_fresh)
-        self._kept_fresh = kept_fresh
-        self._ways = ways
-
-    def _apply(self, wanted: tables.Tables) -> None:
-        for row in tables.new_servers(self._present, wanted):
-            self._plane.forget_traffic(row)
-        self._plane.write(tables.plan(self._present, wanted))
-        self._present = wanted
-
-    def _one(self, vip: Vip, server_id: int, event: str) -> dict[str, object]:
-        vip = next(other for other in self._model.vips if other.index == vip.index)
-        server = next(server for server in vip.servers if server.id == server_id)
-        _log.info(f"server {event}", vip=vip.name, server=server.name, id=server.id)
-        return self._describe(vip, server)
-
-    def _describe(self, vip: Vip, server: Server) -> dict[str, object]:
-        traffic = self._plane.traffic(vip.index * SERVER_IDS + server.id)
+    def standings(self, vip: Vip) -> dict[int, Standing]:
+        """Return what is known of each server of a VIP."""
+        verdicts, now = self.watchlist.verdicts(vip), self._clock()
         return {
-            "vip": vip.name,
-            "name": server.name,
-            "address": str(server.address),
-            "port": server.port,
-            "id": server.id,
-            "weight": server.weight,
-            "state": server.state.value,
-            "reachable": server.address not in self._ways.faults,
-            **traffic,
+            server.id: Standing(
+                verdict.up,
+                self.reach.is_valid(server.address),
+                share(verdict.recovered, vip.slow_start, now),
+            )
+            for server in vip.servers
+            for verdict in (verdicts.get(server.id, _UNKNOWN),)
         }
 
+    def expected(self, vip: Vip) -> Choice:
+        """Return who would take a VIP's connections, if servers that are not known yet can be reached."""
+        with self.lock:
+            standings = self.standings(vip)
+            known = self.reach.hops.keys() | self.reach.faults.keys()
+            for server in vip.servers:
+                if server.address not in known:
+                    standings[server.id] = replace(standings[server.id], reachable=True)
+            steered = self._steered.get(vip.index, _UNSTEERED)
+            return choice(vip, standings, steered.awrr, steered.hot_above)
 
-def _describe_connection(vip: Vip, connection: Connection) -> dict[str, object]:
-    names = {server.id: server.name for server in vip.servers}
-    return {
-        "client": str(connection.client),
-        "port": connection.port,
-        "vip": vip.name,
-        "server": names.get(connection.server, str(connection.server)),
-        "state": connection.state,
-        "age": connection.age,
-        "idle": connection.idle,
-        "packets_to_server": connection.packets_to_server,
-        "bytes_to_server": connection.bytes_to_server,
-        "packets_to_client": connection.packets_to_client,
-        "bytes_to_client": connection.bytes_to_client,
-    }
+    def refresh(self, addresses: Collection[Address] | None = None) -> None:
+        """Look up the ways to these servers again, to all unless given, and apply what differs."""
+        with self.lock:
+            changed = self.reach.look_up(self._addresses, afresh=addresses)
+            concerned = {vip.index for vip in self.model.vips if not vip.addresses.isdisjoint(changed)}
+            self._renew(concerned, is_reach=True)
+
+    def settle(self) -> None:
+        """Apply what has come to be known of servers since the last time: verdicts, loads, slow starts."""
+        with self.lock:
+            with self._dirty_lock:
+                dirty, self._dirty = self._dirty, set()
+            try:
+                self._renew(dirty)
+            except PoiseError:
+                with self._dirty_lock:  # to be tried again
+                    self._dirty |= dirty
+                raise
+            self.watchlist.tell_changes(self.events, self._vips)
+            self.watchlist.save()
+
+    def look(self) -> None:
+        """Measure what is to be measured about once a second, and apply what follows."""
+        self.watchlist.observe(self.plane.readings)
+        steered = self.steering.look()
+        with self.lock:
+            self._steered |= steered
+            with self._dirty_lock:
+                self._dirty |= steered.keys() | self._starting
+            self._signals.look(self._vips, self.steering.shown)
+        self.settle()
+
+    def _note(self, key: Key, verdict: Verdict) -> None:
+        """Take note of a verdict that has changed; the lock may be held by a long change."""
+        self.watchlist.note(key, verdict)
+        with self._dirty_lock:
+            self._dirty.add(key[0])
+        self.wake()
+
+    def _change(self, model: Model, indices: Collection[int]) -> None:
+        """Save and apply another model that differs in these VIPs; what does not fit is not saved."""
+        before, after = self._vips, {vip.index: vip for vip in model.vips}
+        new = (after[index].addresses for index in indices if index in after)
+        self.reach.look_up(self._addresses.union(*new))
+        flags = self._flags_now()
+        concerned = {*indices} if flags == self._flags else {*before, *after}
+        changed = [after[index] for index in concerned if index in after]
+        gone = [index for index in concerned if index not in after]
+        self.watchlist.follow({index: after.get(index) for index in concerned})
+        former, self._flags = self._flags, flags
+        try:
+            choices = {vip.index: self._choose(vip) for vip in changed}
+            tables = {vip.index: self._tables(vip, choices[vip.index]) for vip in changed}
+            changes = tables | dict.fromkeys(gone)
+            links, direct = self.reach.links, self._direct
+            if any(vip.index not in before or not vip.held <= before[vip.index].held for vip in changed):
+                plan.plan(self.plane.present, changes, links=links, direct=direct)  # raises Crowded
+            self._hold_keys(model, [*changed, *(before[index] for index in gone)])
+            self._store.save([vip for vip in changed if before.get(vip.index) is not vip], gone)
+        except BaseException:
+            self._flags = former
+            self._hold_keys(self.model, changed)
+            self.watchlist.follow({index: before.get(index) for index in concerned})
+            raise
+        self.model, self._vips = model, after
+        self._let_go(before, indices)
+        for index in gone:
+            self.choices.pop(index, None)
+            self._steered.pop(index, None)
+        self._tell_panic(choices)
+        self.choices |= choices
+        self._apply(changes)
+
+    def _hold_keys(self, model: Model, changed: Iterable[Vip]) -> None:
+        if any(vip.quic_ids for vip in changed):
+            self.plane.hold_keys(model.vips)
+
+    def _renew(self, indices: Collection[int], *, is_reach: bool = False) -> None:
+        """Apply anew who takes the connections of these VIPs, and where their servers are reached."""
+        flags = self._flags_now()
+        if flags != self._flags:
+            indices, is_reach, self._flags = self._vips.keys(), True, flags
+        due = {*indices, *self._unapplied}
+        vips = [self._vips[index] for index in due if index in self._vips]
+        choices = {vip.index: self._choose(vip) for vip in vips}
+        changed = {
+            vip.index
+            for vip in vips
+            if is_reach or vip.index in self._unapplied or choices[vip.index] != self.choices.get(vip.index)
+        }
+        gone = self._unapplied - self._vips.keys()
+        if not changed and not gone and not is_reach:
+            return
+        self._tell_panic(choices)
+        self.choices |= choices
+        self._apply({index: self._tables(self._vips[index]) for index in changed} | dict.fromkeys(gone))
+
+    def _apply(self, changes: plan.Changes) -> None:
+        """Bring VIPs into the tables; if the kernel refuses, they are tried again at the next `settle`."""
+        self._unapplied |= changes.keys()
+        self.plane.apply(changes, links=self.reach.links, direct=self._direct)
+        self._unapplied -= changes.keys()
+        self.steering.watch(self.model.vips, self.choices)
+
+    def _choose(self, vip: Vip) -> Choice:
+        standings = self.standings(vip)
+        if any(standing.share < 1 for standing in standings.values()):
+            self._starting.add(vip.index)
+        else:
+            self._starting.discard(vip.index)
+        steered = self._steered.get(vip.index, _UNSTEERED)
+        return choice(vip, standings, steered.awrr, steered.hot_above)
+
+    def _tables(self, vip: Vip, chosen: Choice | None = None) -> rows.VipTables:
+        chosen = chosen or self.choices[vip.index]
+        return rows.desired(vip, chosen, self.reach.hops, self._key, self._flags or 0)
+
+    def _flags_now(self) -> int:
+        return rows.flags_for(self._direct, self.reach.links)
+
+    def _let_go(self, before: Mapping[int, Vip], indices: Iterable[int]) -> None:
+        """Note where servers are now that these VIPs have changed; what no VIP has any more is let go."""
+        concerned = set(indices)
+        new = frozenset().union(*(vip.addresses for index, vip in self._vips.items() if index in concerned))
+        left = (
+            frozenset().union(*(vip.addresses for index, vip in before.items() if index in concerned)) - new
+        )
+        for vip in self._vips.values():
+            if not left:
+                break
+            left -= vip.addresses
+        self._addresses = (self._addresses | new) - left
+        if left:
+            self.reach.look_up(self._addresses)
+
+    def _tell(self, kind: Kind, vip: Vip, server: Server, what: str) -> None:
+        self.events.add(kind, f"server {server.name} {what}", vip=vip.name, server=server.name)
+
+    def _tell_panic(self, choices: Mapping[int, Choice]) -> None:
+        for index, chosen in choices.items():
+            before = self.choices.get(index)
+            vip = self._vips[index]
+            if chosen.panicking and not (before and before.panicking):
+                message = (
+                    f"fewer than {vip.panic:.0%} of the servers are up: those that are down are used too"
+                )
+                self.events.add(Kind.PANIC, message, vip=vip.name)
+            elif before and before.panicking and not chosen.panicking:
+                self.events.add(Kind.CALM, "enough servers are up: only they are used", vip=vip.name)
 
 
-def _wanted(vip: VipConfig) -> decide.WantedVip:
-    protocol = Protocol(vip.protocol)
-    return decide.WantedVip(
-        vip.name,
-        vip.address,
-        vip.port,
-        Policy(vip.policy),
-        tuple(
-            decide.WantedServer(server.name, server.address, server.port, server.weight)
-            for server in vip.servers
-        ),
-        protocol,
-        Mode(vip.mode),
-        Layout(vip.timestamp_layout),
-        tuple(_quic_ids(vip.quic_ids)) if protocol is Protocol.QUIC else (),
-    )
-
-
-def _quic_ids(written: Iterable[QuicIdsConfig]) -> Iterator[QuicIds]:
-    for ids in written:
-        key = None if ids.key_file is None else state.load_quic_key(ids.key_file)
-        yield QuicIds(ids.config, ids.server_id_length, ids.nonce_length, key)
+RESOLVE: Final = 1.0  # seconds that a start waits for the servers' neighbours
+_UNKNOWN: Final = Verdict()
+_STATES: Final = {
+    State.READY: "is ready for new connections",
+    State.DRAIN: "gets no new connections, those it has go on",
+    State.MAINT: "is in maintenance: no new connections and no checks",
+}

@@ -28,8 +28,8 @@ def _first_half(state: State) -> State:
     return _rotate(v0, 32), v1, v2, v3
 
 
-def _round(state: State) -> State:
-    v0, v1, v2, v3 = _first_half(state)
+def _second_half(state: State) -> State:
+    v0, v1, v2, v3 = state
     v2 = (v2 + v3) & _MASK
     v3 = _rotate(v3, 16) ^ v2
     v0 = (v0 + v3) & _MASK
@@ -38,6 +38,10 @@ def _round(state: State) -> State:
     v1 = _rotate(v1, 17) ^ v2
     v2 = _rotate(v2, 32)
     return v0, v1, v2, v3
+
+
+def _round(state: State) -> State:
+    return _second_half(_first_half(state))
 
 
 def initial_state(key: bytes) -> State:
@@ -68,8 +72,11 @@ def siphash(key: bytes, message: bytes, compression: int = 1, finalisation: int 
         state = absorb(state, int.from_bytes(message[at : at + 8], "little"), compression)
     last = int.from_bytes(message[whole:], "little") | (len(message) & 0xFF) << 56
     v0, v1, v2, v3 = absorb(state, last, compression)
-    state = (v0, v1, v2 ^ 0xFF, v3)
-    for _ in range(finalisation):
+    return _finished((v0, v1, v2 ^ 0xFF, v3), finalisation)
+
+
+def _finished(state: State, rounds: int) -> int:
+    for _ in range(rounds):
         state = _round(state)
     return state[0] ^ state[1] ^ state[2] ^ state[3]
 
@@ -95,6 +102,20 @@ def end_bytes(address: Address, port: int, protocol: int) -> bytes:
 def flow_hash(key: bytes, vip: bytes, client: Address, port: int) -> int:
     """Return the hash of a connection; vip as `end_bytes` gives it."""
     return siphash(key, vip + client.packed + port.to_bytes(2, "big"))
+
+
+def resumed_hash(state: State, client: Address, port: int) -> int:
+    """Return what `flow_hash` does, from the `vip_state` of a VIP whose address is of the client's family."""
+    rest = client.packed + port.to_bytes(2, "big")
+    length = (8 if client.version == 4 else 24) + len(rest)
+    blocks = [int.from_bytes(rest[at : at + 8], "little") for at in range(0, len(rest), 8)]
+    blocks[-1] |= (length & 0xFF) << 56
+    for number, block in enumerate(blocks):
+        v0, v1, v2, v3 = state if number == 0 else _first_half(state)
+        v0, v1, v2, v3 = _second_half((v0, v1, v2, v3 ^ block))
+        state = v0 ^ block, v1, v2, v3
+    v0, v1, v2, v3 = state
+    return _finished((v0, v1, v2 ^ 0xFF, v3), 3)
 
 
 def server_of(tsecr: int, flow: int) -> int:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decisions about servers: pure functions from a model, a wish and a time to a new model."""
+"""What operators change of the servers: pure functions from a model, a wish and a time to a new model."""
 
-from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
+from typing import Final
 
 from poise.endpoints import write_end
+from poise.servers.care import DEFAULT_DRAIN, DEFAULT_LOAD, Check, Drain, LoadSource, Passive
 from poise.servers.model import (
     GONE,
     SERVER_IDS,
@@ -25,7 +27,7 @@ from poise.servers.model import (
     Vip,
 )
 
-_End = tuple[Address, int, int]  # with the number of the protocol, which QUIC shares with UDP
+SETTABLE: Final = (State.READY, State.DRAIN, State.MAINT)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class WantedServer:
 
 @dataclass(frozen=True)
 class WantedVip:
-    """A VIP as poise.yaml names it."""
+    """A VIP as poise.yaml names it; what its members mean, Vip says."""
 
     name: str
     address: Address
@@ -51,14 +53,18 @@ class WantedVip:
     mode: Mode = Mode.STATELESS
     layout: Layout = Layout.LOW
     quic_ids: tuple[QuicIds, ...] = ()
+    checks: tuple[Check, ...] = ()
+    passive: Passive | None = None
+    panic: float = 0.5
+    slow_start: float = 0.0
+    drain: Drain = DEFAULT_DRAIN
+    load: LoadSource = DEFAULT_LOAD
+    awrr_alpha: float = 0.0
 
-
-def _end(thing: Server | WantedServer, vip: Vip | WantedVip) -> _End:
-    return thing.address, thing.port, vip.protocol.number
-
-
-def _vip_end(vip: Vip | WantedVip) -> _End:
-    return vip.address, vip.port, vip.protocol.number
+    @cached_property
+    def ends(self) -> frozenset[tuple[Address, int]]:
+        """Where its servers listen."""
+        return frozenset((server.address, server.port) for server in self.servers)
 
 
 def find_vip(model: Model, name: str | None) -> Vip:
@@ -92,10 +98,11 @@ def _replace_server(vip: Vip, server: Server) -> Vip:
     return replace(vip, servers=tuple(server if old.id == server.id else old for old in vip.servers))
 
 
-def _with_state(vip: Vip, server: Server, state: State, now: float) -> Vip:
-    if server.state == state:
+def _with_state(vip: Vip, server: Server, state: State, now: float, deadline: float | None = None) -> Vip:
+    if (server.state, server.deadline) == (state, deadline):
         return vip
-    return _replace_server(vip, replace(server, state=state, since=now))
+    since = server.since if server.state == state else now
+    return _replace_server(vip, replace(server, state=state, since=since, deadline=deadline))
 
 
 def wanted_by_operator(
@@ -105,33 +112,33 @@ def wanted_by_operator(
 
     What he does not say is as the VIP knows it, of a removed server too; else ADDRESS:PORT, and 1.
     """
-    known = _at(vip, address, port)
+    known = vip.at.get((address, port))
     known_name, known_weight = (known.name, known.weight) if known else (write_end(address, port), 1)
     return WantedServer(name or known_name, address, port, weight or known_weight)
 
 
-def _at(vip: Vip, address: Address, port: int) -> Server | None:
-    ends = (server for server in vip.servers if (server.address, server.port) == (address, port))
-    return next(ends, None)
+def is_rested(server: Server, now: float, rest: float) -> bool:
+    """Whether a removed server's id has rested for `rest` seconds.
 
-
-def _is_rested(server: Server, now: float, rest: float) -> bool:
-    # A declared server that an operator removed keeps its id for as long as poise.yaml names it.
+    A declared server that an operator removed keeps its id for as long as poise.yaml names it.
+    """
     return server.state in GONE and not server.declared and server.since + rest <= now
 
 
 def forget_rested(vip: Vip, now: float, rest: float) -> Vip:
     """Return the VIP without the removed servers whose ids have rested long enough (seconds)."""
-    return replace(vip, servers=tuple(s for s in vip.servers if not _is_rested(s, now, rest)))
+    servers = tuple(server for server in vip.servers if not is_rested(server, now, rest))
+    return vip if len(servers) == len(vip.servers) else replace(vip, servers=servers)
 
 
-def _free_id(vip: Vip, rest: float) -> int:
+def free_ids(vip: Vip, number: int, rest: float) -> list[int]:
+    """Return so many ids that no server of the VIP has, the lowest ones; raises IdsExhausted."""
     taken = {server.id for server in vip.servers}
     ids = min((256**kind.server_id_length for kind in vip.quic_ids), default=SERVER_IDS)
     ids = min(ids, SERVER_IDS)  # those that every kind of connection id can name
-    for server_id in range(ids):
-        if server_id not in taken:
-            return server_id
+    free = [server_id for server_id in range(ids) if server_id not in taken]
+    if len(free) >= number:
+        return free[:number]
     frees = [server.since + rest for server in vip.servers if server.state in GONE and not server.declared]
     if not frees:
         raise IdsExhausted(vip.name, ids, None, "remove a server first")
@@ -150,27 +157,29 @@ def add(
     """
     vip = forget_rested(vip, now, rest)
     _check_addable(model, vip, wanted)
-    known = _at(vip, wanted.address, wanted.port)
+    known = vip.at.get((wanted.address, wanted.port))
     if known:
-        server = replace(known, name=wanted.name, weight=wanted.weight, state=State.READY, since=now)
+        server = replace(
+            known, name=wanted.name, weight=wanted.weight, state=State.READY, since=now, deadline=None
+        )
         vip = _replace_server(vip, replace(server, declared=known.declared or declared))
     else:
-        server = Server(
-            _free_id(vip, rest),
-            wanted.name,
-            wanted.address,
-            wanted.port,
-            State.READY,
-            now,
-            declared,
-            wanted.weight,
-        )
+        (server_id,) = free_ids(vip, 1, rest)
+        server = new_server(server_id, wanted, now, declared=declared)
         vip = replace(vip, servers=(*vip.servers, server))
     return replace_vip(model, vip), server
 
 
+def new_server(server_id: int, wanted: WantedServer, now: float, *, declared: bool) -> Server:
+    """Return a server that takes connections from now on."""
+    return Server(
+        server_id, wanted.name, wanted.address, wanted.port, State.READY, now, declared, wanted.weight
+    )
+
+
 def _check_addable(model: Model, vip: Vip, wanted: WantedServer) -> None:
-    end = write_end(wanted.address, wanted.port)
+    at = (wanted.address, wanted.port)
+    end = write_end(*at)
     if wanted.address.version != vip.address.version:
         version = vip.address.version
         raise Refused(
@@ -179,7 +188,7 @@ def _check_addable(model: Model, vip: Vip, wanted: WantedServer) -> None:
     for other in model.vips:
         if other.protocol.number != vip.protocol.number:
             continue
-        there = _at(other, wanted.address, wanted.port) if other.index != vip.index else None
+        there = other.at.get(at) if other.index != vip.index else None
         if there and there.state == State.REMOVED:
             raise Refused(
                 f"server {end} may still have connections of VIP {other.name}, from which it was removed, "
@@ -190,7 +199,7 @@ def _check_addable(model: Model, vip: Vip, wanted: WantedServer) -> None:
                 f"server {end} is in VIP {other.name}: it cannot be in {vip.name} too, "
                 "because its replies could not be told apart; give it another port"
             )
-        if (other.address, other.port) == (wanted.address, wanted.port):
+        if (other.address, other.port) == at:
             raise Refused(f"{end} is the VIP {other.name} itself: it cannot be a server")
     for server in vip.servers:
         same = (server.address, server.port) == (wanted.address, wanted.port)
@@ -200,12 +209,26 @@ def _check_addable(model: Model, vip: Vip, wanted: WantedServer) -> None:
             raise Refused(f"VIP {vip.name} has a server {wanted.name} already: give this one another name")
 
 
-def drain(model: Model, vip: Vip, name: str, now: float) -> Model:
-    """Give a server no new connections; those it has go on. Raises NoSuchServer, or Refused if removed."""
+def set_state(
+    model: Model, vip: Vip, name: str, state: State, now: float, *, deadline: float | None = None
+) -> Model:
+    """Set a server ready, or have it drain or rest for maintenance; connections that it has go on.
+
+    deadline: when a drain is to end, seconds since 1970. Raises NoSuchServer, or Refused if it is removed.
+    """
+    if state not in SETTABLE:
+        raise Refused(f"a server cannot be set {state}: set it {', '.join(SETTABLE)}, or remove it")
+    if deadline is not None and state != State.DRAIN:
+        raise Refused(f"only a drain has a deadline: leave it out to set server {name} {state}")
     server = find_server(vip, name)
     if server.state in GONE:
         raise Refused(f"server {name} is removed from VIP {vip.name}: add it again first")
-    return replace_vip(model, _with_state(vip, server, State.DRAIN, now))
+    return replace_vip(model, _with_state(vip, server, state, now, deadline))
+
+
+def drain(model: Model, vip: Vip, name: str, now: float) -> Model:
+    """Give a server no new connections, for as long as that takes; see set_state()."""
+    return set_state(model, vip, name, State.DRAIN, now)
 
 
 def remove(model: Model, vip: Vip, name: str, now: float, *, cut: bool) -> Model:
@@ -216,75 +239,3 @@ def remove(model: Model, vip: Vip, name: str, now: float, *, cut: bool) -> Model
     if server.state in GONE:
         raise NoSuchServer(f"server {name} is removed from VIP {vip.name} already")
     return replace_vip(model, _with_state(vip, server, State.REMOVED, now))
-
-
-def reconcile(model: Model, wanted: Sequence[WantedVip], now: float, rest: float) -> Model:
-    """Bring what poise.yaml says together with what operators did since it was last read.
-
-    What the file newly names is added, what it no longer names is removed (a server drains, a VIP
-    goes at once); what operators added, drained or removed stays so. A server that it names in
-    another VIP now is cut from the former one; of two servers with one name, the file's keeps it.
-    A VIP is known by its address, port and protocol, where QUIC is UDP: it may change all else.
-    """
-    kept = {_vip_end(vip): vip for vip in model.vips}
-    taken = {kept[_vip_end(want)].index for want in wanted if _vip_end(want) in kept}
-    vips = []
-    for want in wanted:
-        vip = kept.get(_vip_end(want))
-        if vip is None:
-            index = next(index for index in range(len(taken) + 1) if index not in taken)
-            taken.add(index)
-            vip = Vip(index, want.name, want.address, want.port, want.policy)
-        vips.append(_as_wanted(vip, want))
-    ends = {_vip_end(want) for want in wanted}
-    ends |= {_end(server, want) for want in wanted for server in want.servers}
-    result = Model(tuple(vips))
-    for want, vip in zip(wanted, vips, strict=True):
-        names = {_end(server, want): server.name for server in want.servers}
-        servers = (_undeclared(vip, server, names, ends, now) for server in vip.servers)
-        result = replace_vip(result, forget_rested(replace(vip, servers=tuple(servers)), now, rest))
-    for want in wanted:
-        for server in want.servers:
-            result = _declare(result, want, server, now, rest)
-    return result
-
-
-def _as_wanted(vip: Vip, want: WantedVip) -> Vip:
-    return replace(
-        vip,
-        name=want.name,
-        policy=want.policy,
-        protocol=want.protocol,
-        mode=want.mode,
-        layout=want.layout,
-        quic_ids=want.quic_ids,
-    )
-
-
-def _undeclared(
-    vip: Vip, server: Server, names: Mapping[_End, str], elsewhere: Container[_End], now: float
-) -> Server:
-    """Return what becomes of a server of a VIP before those that the file names there are declared.
-
-    names: of these, by their ends. elsewhere: ends that cannot be this VIP's, unless they are in `names`.
-    """
-    end = _end(server, vip)
-    if end in names:
-        return replace(server, name=names[end])
-    name = write_end(server.address, server.port) if server.name in names.values() else server.name
-    state = server.state
-    if end in elsewhere:
-        state = State.CUT
-    elif server.declared and state not in GONE:
-        state = State.REMOVED
-    since = server.since if state == server.state else now
-    return replace(server, name=name, state=state, since=since, declared=False)
-
-
-def _declare(model: Model, want: WantedVip, server: WantedServer, now: float, rest: float) -> Model:
-    vip = find_vip(model, want.name)
-    known = _at(vip, server.address, server.port)
-    if known and (known.declared or known.state not in GONE):
-        known = replace(known, name=server.name, weight=server.weight, declared=True)
-        return replace_vip(model, _replace_server(vip, known))
-    return add(model, vip, server, now, rest, declared=True)[0]

@@ -30,7 +30,7 @@ rp_filter and accept_local stay as they are: what XDP has rewritten never enters
 leaves by XDP or TC, and what XDP leaves alone comes from where it belongs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from itertools import chain
 from pathlib import Path
@@ -43,7 +43,7 @@ from poise.config import Config
 from poise.errors import PoiseError
 from poise.kernel import netlink, proc
 from poise.servers import sense
-from poise.servers.host_settings import Address, Clsact, Feature, Setting, Sysctl
+from poise.servers.host_settings import Address, Clsact, Feature, Setting, Sysctl, read_all
 
 __all__ = ["Address", "Clsact", "Feature", "Setting", "Sysctl", "check", "plan", "set_up", "undo"]
 
@@ -94,8 +94,8 @@ def set_up(settings: Iterable[Setting], state_file: Path) -> list[str]:
     recording, sentences = _current(state_file)
     records = {record.setting.name: record for record in recording.records}
     due: list[tuple[Setting, str]] = []
-    for setting in settings:
-        value = setting.read()
+    settings = list(settings)
+    for setting, value in zip(settings, read_all(settings), strict=True):
         fault = _fault(setting, value)
         if value is None or fault is None or setting.fixed():
             sentences += [fault] if fault else []
@@ -105,13 +105,13 @@ def set_up(settings: Iterable[Setting], state_file: Path) -> list[str]:
         due.append((setting, value))
     if due:
         _store(_Recording(boot=recording.boot, records=list(records.values())), state_file)
-    sentences += [_change(setting, value, setting.wanted, setting.why) for setting, value in due]
-    return sentences
+    return sentences + _change([(setting, value, setting.wanted, setting.why) for setting, value in due])
 
 
 def check(settings: Iterable[Setting]) -> list[str]:
     """A sentence about each setting that is not as wanted."""
-    faults = (_fault(setting, setting.read()) for setting in settings)
+    settings = list(settings)
+    faults = map(_fault, settings, read_all(settings))
     return [fault for fault in faults if fault]
 
 
@@ -125,14 +125,21 @@ def undo(state_file: Path, due: Callable[[Setting], bool] = lambda _: True) -> l
     """
     recording, sentences = _current(state_file)
     left = [record for record in recording.records if not due(record.setting)]
-    for record in reversed(recording.records):
-        if record in left:
-            continue
-        setting, value = record.setting, record.setting.read()
+    undone = [record for record in reversed(recording.records) if due(record.setting)]
+    found = list(zip(undone, read_all(record.setting for record in undone), strict=True))
+    done = _change(
+        [
+            (record.setting, value, record.before, "as before")
+            for record, value in found
+            if value == record.setting.wanted
+        ]
+    )
+    for record, value in found:
+        setting = record.setting
         if value is None:
             sentences.append(f"{setting.name} needs no undoing: the interface is gone")
         elif value == setting.wanted:
-            sentences.append(_change(setting, value, record.before, "as before"))
+            sentences.append(done.pop(0))
         elif value != record.before:
             sentences.append(f"{setting.name} is left {value}: it was changed after poise had set it up")
     if not left:
@@ -243,12 +250,19 @@ def _fault(setting: Setting, value: str | None) -> str | None:
     return f"{wrong}; this device cannot change it" if setting.fixed() else wrong
 
 
-def _change(setting: Setting, value: str, to: str, why: str) -> str:
-    setting.write(to)
-    after = setting.read()
-    if after != to:
-        return f"{setting.name} stays {after}: the device did not accept {to}"
-    return f"{setting.name}: {value} -> {to}, {why}"
+def _change(changes: Sequence[tuple[Setting, str, str, str]]) -> list[str]:
+    """Change settings from one value to another, in this order; returns a sentence about each."""
+    for setting, _, to, _ in changes:
+        setting.write(to)
+    told = []
+    for (setting, value, to, why), after in zip(
+        changes, read_all(setting for setting, *_ in changes), strict=True
+    ):
+        if after == to:
+            told.append(f"{setting.name}: {value} -> {to}, {why}")
+        else:
+            told.append(f"{setting.name} stays {after}: the device did not accept {to}")
+    return told
 
 
 def _current(state_file: Path) -> tuple[_Recording, list[str]]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of this machine, outside poise, can be set and set back: sysctls, offloads, addresses, clsact."""
 
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 from typing import Annotated, Final, Literal
 
@@ -87,6 +88,18 @@ class Feature(_Setting):
         return ethtool.features(self.interface).get(self.feature, lacking)
 
 
+Held = list[tuple[int, IPv4Interface | IPv6Interface]]
+"""The interfaces (ifindex) that have an address, and with which prefix length."""
+
+
+def held_addresses() -> dict[IPv4Address | IPv6Address, Held]:
+    """Return all addresses of this machine, and who has them."""
+    held: dict[IPv4Address | IPv6Address, Held] = {}
+    for holder, address in netlink.addresses():
+        held.setdefault(address.ip, []).append((holder, address))
+    return held
+
+
 class Address(_Setting):
     """An address of this machine; where no interface has it, this one gets it as a /32 or /128."""
 
@@ -100,12 +113,15 @@ class Address(_Setting):
         """What users know it by, and what tells it from other settings."""
         return f"{self._prefix} on {self.interface}"
 
-    def read(self) -> str | None:
-        """Its value now: "present", "absent", or where else it is: "on eth1 as 192.0.2.10/24"."""
+    def read(self, held: Mapping[IPv4Address | IPv6Address, Held] | None = None) -> str | None:
+        """Its value now: "present", "absent", or where else it is: "on eth1 as 192.0.2.10/24".
+
+        held: all addresses of the machine, for whom asks for many.
+        """
         index = netlink.interface_index(self.interface)
         if index is None:
             return None
-        found = [(holder, address) for holder, address in netlink.addresses() if address.ip == self.address]
+        found = (held_addresses() if held is None else held).get(self.address, [])
         if (index, self._prefix) in found:
             return PRESENT
         return f"on {netlink.interface_name(found[0][0])} as {found[0][1]}" if found else ABSENT
@@ -170,3 +186,10 @@ class Clsact(_Setting):
 
 
 Setting = Annotated[Sysctl | Feature | Address | Clsact, Field(discriminator="kind")]
+
+
+def read_all(settings: Iterable[Setting]) -> list[str | None]:
+    """Return the values of settings now; the machine is asked only once for all of its addresses."""
+    settings = list(settings)
+    held = held_addresses() if any(isinstance(setting, Address) for setting in settings) else {}
+    return [setting.read(held) if isinstance(setting, Address) else setting.read() for setting in settings]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What there is on the servers level: VIPs, servers and their states."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 
 from poise.errors import NotFoundError, PoiseError
@@ -132,6 +133,21 @@ class Vip:
     drain: Drain = DEFAULT_DRAIN
     load: LoadSource = DEFAULT_LOAD
     awrr_alpha: float = 0.0
+
+    @cached_property
+    def at(self) -> Mapping[tuple[Address, int], Server]:
+        """Its servers by address and port."""
+        return {(server.address, server.port): server for server in self.servers}
+
+    @cached_property
+    def addresses(self) -> frozenset[Address]:
+        """The addresses of its servers."""
+        return frozenset(server.address for server in self.servers)
+
+    @cached_property
+    def held(self) -> frozenset[tuple[Address, int]]:
+        """The addresses and ports whose packets are this VIP's: those of all servers but the cut ones."""
+        return frozenset(at for at, server in self.at.items() if server.state != State.CUT)
 
 
 @dataclass(frozen=True)

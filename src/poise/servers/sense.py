@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured for the servers level: the Ethernet hops towards the servers, and VLANs on the way."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv6Address
 
 from poise.errors import PoiseError
 from poise.kernel import neighbours, netlink, proc
 from poise.servers.model import Address, Hop, Link
-from poise.servers.tables import Tables
 
 Neighbour = tuple[int, Address]  # ifindex, address
 Interfaces = Mapping[int, tuple[int, ...]]
@@ -39,30 +37,6 @@ class Ways:
         return address in former.faults or (address in former.hops and former.hops[address].valid)
 
 
-def hops_in(tables: Tables) -> dict[Address, Hop]:
-    """Return the hops that the tables of an earlier process hold; not valid until they are seen again."""
-    return {
-        _address_in(tables, number): Hop(
-            None,
-            row["ifindex"],
-            row["hop_mac"],
-            row["interface_mac"],
-            valid=False,
-            tags=tuple(row["tag"][: row["tags"]]),
-            mtu=row["mtu"],
-        )
-        for number, row in tables.servers.items()
-        if row["ifindex"]
-    }
-
-
-def _address_in(tables: Tables, number: int) -> Address:
-    ipv6 = tables.server_addresses.get(number)
-    if ipv6 is None:
-        return IPv4Address(tables.servers[number]["address"])
-    return IPv6Address(b"".join(word.to_bytes(4, "big") for word in ipv6["word"]))
-
-
 def links(interfaces: Interfaces, known: Mapping[int, netlink.Link]) -> dict[int, Link]:
     """Return where frames leave for each interface whose frames carry VLAN tags on one of poise's.
 
@@ -85,17 +59,21 @@ def _carried_by(ifindex: int, interfaces: Interfaces, known: Mapping[int, netlin
 
 
 def look_up_ways(
-    addresses: Iterable[Address], former: Ways, interfaces: Interfaces, *, afresh: bool = True
+    addresses: Iterable[Address],
+    former: Ways,
+    interfaces: Interfaces,
+    *,
+    afresh: Container[Address] | None = None,
 ) -> Ways:
     """Return the present ways to servers, and have the kernel resolve their neighbours and keep them fresh.
 
     Where there is no hop at present, the last known one is returned as not valid. interfaces: the only
-    ones to send by, because a server elsewhere would not reply through poise. afresh: look up those too
-    that were looked up before.
+    ones to send by, because a server elsewhere would not reply through poise. afresh: which of those that
+    were looked up before are looked up again; all, unless given.
     """
     ways, known = Ways(), None
     for address in addresses:
-        if not afresh and ways.take_over(address, former):
+        if afresh is not None and address not in afresh and ways.take_over(address, former):
             continue
         if known is None:
             known = netlink.links()

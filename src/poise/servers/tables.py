@@ -1,281 +1,160 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a model to the contents of the kernel's tables, and from two contents to a plan of writes.
+"""What the kernel's tables hold, as far as Python writes them: a copy, kept in step with each write."""
 
-Pure, as decide.py: what is in the tables is contract.h, how their rows are found is tables.h.
-"""
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
-from typing import Any, NamedTuple
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, Final, NamedTuple
 
-from poise.quic import tables as quic
-from poise.servers import cookie, maglev
-from poise.servers.ends import GONE, End, Row, end_of, place
-from poise.servers.model import (
-    SERVER_IDS,
-    Address,
-    Hop,
-    Layout,
-    Link,
-    Mode,
-    Model,
-    Policy,
-    Protocol,
-    Server,
-    State,
-    Vip,
-)
+import numpy as np
+from numpy.typing import NDArray
 
-POLICIES = {  # enum policy
-    Policy.ROUND_ROBIN: 0,
-    Policy.WEIGHTED_ROUND_ROBIN: 0,
-    Policy.AWRR: 0,
-    Policy.HASH: 1,
-    Policy.MAGLEV: 2,
-    Policy.POWER_OF_TWO: 3,
-    Policy.LEAST_LOADED: 4,
-    Policy.PREQUAL: 5,
-}
-MODES = {Mode.STATELESS: 0, Mode.STATEFUL: 1, Mode.COOKIELESS: 2}  # enum mode
-LAYOUTS = {Layout.LOW: 0, Layout.MSB: 1, Layout.LSB: 2}  # enum layout
-READY, DRAIN, CUT = 1, 2, 3  # enum server_state
-ASKS_DIRECT, ASKS_LINKS, IS_QUIC = 1, 2, 4  # enum vip_flags
-_STATES = {State.READY: READY, State.DRAIN: DRAIN, State.REMOVED: DRAIN, State.CUT: CUT}
-_LARGEST_MTU = 65535
+from poise.kernel.records import octets
+from poise.quic.tables import CODEPOINTS
+from poise.servers.ends import GONE, Row
+from poise.servers.model import SERVER_IDS, Address, Hop, Link
+from poise.servers.rows import ADDRESS, ORIGIN, QUIC_CONFIG, SERVER, VIP, Pool, Records, two
 
 Network = IPv4Network | IPv6Network
 
-
-class Pool(NamedTuple):
-    """The servers that take new connections, in the order of their turns, and their weights."""
-
-    ids: tuple[int, ...] = ()
-    weights: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Tables:
-    """Contents of the tables; rows that are all zero are left out.
-
-    vips and origins: by row, with the end GONE where one was. servers and server_addresses: by VIP index
-    x 512 + id. vip_addresses: by VIP index. quic_configs: by VIP index x 8 + codepoint. pools: by pool
-    number, whether in use or not. links: by the ifindex of the routing table.
-    """
-
-    vips: Mapping[int, Row] = field(default_factory=dict)
-    vip_addresses: Mapping[int, Row] = field(default_factory=dict)
-    quic_configs: Mapping[int, Row] = field(default_factory=dict)
-    servers: Mapping[int, Row] = field(default_factory=dict)
-    server_addresses: Mapping[int, Row] = field(default_factory=dict)
-    origins: Mapping[int, Row] = field(default_factory=dict)
-    pools: Mapping[int, Pool] = field(default_factory=dict)
-    links: Mapping[int, Row] = field(default_factory=dict)
-    direct: frozenset[Network] = frozenset()
+RECORDS: Final = {
+    "vips": VIP,
+    "vip_addresses": ADDRESS,
+    "servers": SERVER,
+    "server_addresses": ADDRESS,
+    "origins": ORIGIN,
+    "quic_configs": QUIC_CONFIG,
+}
+"""The tables whose rows are written as records."""
 
 
 class Write(NamedTuple):
-    """One step of a plan: a value for a key of a table, or None to clear it."""
+    """One step of a plan: values for keys of a table.
+
+    Of the tables in RECORDS: row numbers, and records of which all zero means none. pools: numbers, and
+    Pool; maglevs: numbers, and the weights by server id that the table is made from. links: ifindex, and a
+    row of struct link or None; direct: networks, and whether they are there.
+    """
 
     table: str
-    key: Any
-    value: Any
+    keys: Sequence[Any] | Records
+    values: Sequence[Any] | Records
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How many rows the kernel's tables of VIPs and of origins have."""
+    """How many VIPs the kernel's tables take, and how many rows those of VIPs and of origins have."""
 
+    vip_limit: int
     vip_rows: int
     origin_rows: int
 
 
-def address_row(address: Address) -> Row:
-    """Return struct address."""
-    packed = address.packed.rjust(16, b"\0")
-    return {"word": tuple(int.from_bytes(packed[at : at + 4], "big") for at in range(0, 16, 4))}
+@dataclass
+class Present:
+    """Contents of the tables, by row as in the kernel.
 
-
-def desired(
-    model: Model,
-    hops: Mapping[Address, Hop],
-    direct: frozenset[Network],
-    links: Mapping[int, Link],
-    *,
-    key: bytes,
-    present: Tables,
-    shape: Shape,
-) -> Tables:
-    """Return what the tables should hold; `present` decides which rows and pools are free.
-
-    hops: by server address. links: by the ifindex of the routing table. key: of the cookie. A server
-    without a hop cannot be sent to; one whose hop is not valid at present gets no new connections.
-    Raises Crowded.
+    vips and origins: with the end GONE where one was. servers, server_addresses: by VIP index x 512 + id.
+    vip_addresses: by VIP index. quic_configs: by VIP index x 8 + codepoint. pools: those of which it is
+    known that they and their Maglev tables are complete. links: by the ifindex of the routing table.
+    watched: indices of VIPs that have watches.
     """
-    pools_in_use = {(row["index"], row["end"]): row["pool"] for row in present.vips.values()}
-    wanted_vips: dict[End, Row] = {}
-    pools = dict(present.pools)
-    flags = (ASKS_DIRECT if direct else 0) | (ASKS_LINKS if links else 0)
-    for vip in model.vips:
-        content = _pool(vip, hops)
-        end = end_of(vip)
-        pool = pools_in_use.get((vip.index, end.number()), 2 * vip.index)
-        if pool in pools_in_use.values() and present.pools.get(pool, Pool()) != content:
-            pool ^= 1
-        pools[pool] = content
-        wanted_vips[end] = _vip_row(vip, pool, key, flags)
-    vips = place(wanted_vips, present.vips, shape.vip_rows)
-    rows = {row["index"]: number for number, row in vips.items() if row["end"] != GONE}
-    # A server that was cut from one VIP may be in another one by now: its packets are for that one.
-    cut_first = sorted(model.servers(), key=lambda pair: pair[1].state != State.CUT)
-    origins = {end_of(vip, server): _origin_row(vip, server, rows[vip.index]) for vip, server in cut_first}
-    servers = {vip.index * SERVER_IDS + server.id: server for vip, server in model.servers()}
-    return Tables(
-        vips=vips,
-        vip_addresses=_ipv6_rows((vip.index, vip.address) for vip in model.vips),
-        quic_configs={row: config for vip in model.vips for row, config in quic.configs(vip).items()},
-        servers={row: _server_row(server, hops.get(server.address)) for row, server in servers.items()},
-        server_addresses=_ipv6_rows((row, server.address) for row, server in servers.items()),
-        origins=place(origins, present.origins, shape.origin_rows),
-        pools=pools,
-        links={number: _link_row(link) for number, link in links.items()},
-        direct=direct,
-    )
+
+    vips: Records
+    vip_addresses: Records
+    servers: Records
+    server_addresses: Records
+    origins: Records
+    quic_configs: Records
+    pools: dict[int, Pool] = field(default_factory=dict)
+    links: dict[int, Row] = field(default_factory=dict)
+    direct: set[Network] = field(default_factory=set)
+    watched: set[int] = field(default_factory=set)
+
+    @classmethod
+    def empty(cls, shape: Shape) -> "Present":
+        """Return the content of tables that were never written."""
+        limit = shape.vip_limit
+        return cls(
+            np.zeros(shape.vip_rows, VIP),
+            np.zeros(limit, ADDRESS),
+            np.zeros(limit * SERVER_IDS, SERVER),
+            np.zeros(limit * SERVER_IDS, ADDRESS),
+            np.zeros(shape.origin_rows, ORIGIN),
+            np.zeros(limit * CODEPOINTS, QUIC_CONFIG),
+        )
+
+    def note(self, write: Write) -> None:
+        """Keep in step with a write that was carried out."""
+        table, keys, values = write
+        match table:
+            case "pools":
+                self.pools.update(zip(keys, values, strict=True))
+            case "maglevs":
+                for number in keys:  # until its pool is written, too
+                    self.pools.pop(number, None)
+            case "links":
+                self.links.update((key, value) for key, value in zip(keys, values, strict=True) if value)
+                for key in (key for key, value in zip(keys, values, strict=True) if not value):
+                    self.links.pop(key, None)
+            case "direct":
+                self.direct |= {key for key, there in zip(keys, values, strict=True) if there}
+                self.direct -= {key for key, there in zip(keys, values, strict=True) if not there}
+            case _:
+                getattr(self, table)[np.asarray(keys, np.intp)] = values
+
+    def indices(self) -> set[int]:
+        """Return the indices of all VIPs of which something is there."""
+        live = self.vips[self.vips["end"] > GONE]
+        owned = self.origins[self.origins["end"] > GONE]
+        found = set(live["index"].tolist()) | set(owned["vip"].tolist())
+        for records, rows in (
+            (self.servers, SERVER_IDS),
+            (self.server_addresses, SERVER_IDS),
+            (self.vip_addresses, 1),
+            (self.quic_configs, CODEPOINTS),
+        ):
+            found |= set((np.flatnonzero(is_set(records)) // rows).tolist())
+        return found
+
+    def pool_of(self, index: int) -> Pool | None:
+        """Return who takes a VIP's new connections, None if there is no such VIP."""
+        rows = np.flatnonzero((self.vips["index"] == index) & (self.vips["end"] > GONE))
+        return self.pools.get(int(self.vips["pool"][rows[0]]), Pool()) if len(rows) else None
+
+    def hops(self) -> dict[Address, Hop]:
+        """Return the hops to servers by their addresses; not valid until they are seen again."""
+        hops: dict[Address, Hop] = {}
+        for row in np.flatnonzero(self.servers["ifindex"]).tolist():
+            server, words = self.servers[row], self.server_addresses["word"][row]
+            address = IPv6Address(words.astype(">u4").tobytes()) if words.any() else None
+            hops[address or IPv4Address(int(server["address"]))] = Hop(
+                None,
+                int(server["ifindex"]),
+                server["hop_mac"].tobytes(),
+                server["interface_mac"].tobytes(),
+                valid=False,
+                tags=tuple(server["tag"][: server["tags"]].tolist()),
+                mtu=int(server["mtu"]),
+            )
+        return hops
 
 
-def _vip_row(vip: Vip, pool: int, key: bytes, flags: int) -> Row:
-    end = end_of(vip)
+def is_set(records: Records) -> NDArray[np.bool_]:
+    """Whether each record has a byte that is not zero."""
+    found: NDArray[np.bool_] = octets(records).any(axis=1)
+    return found
+
+
+def differs(one: Records, other: Records) -> NDArray[np.bool_]:
+    """Whether the records of two arrays of the same kind differ, one by one."""
+    found: NDArray[np.bool_] = (octets(one) != octets(other)).any(axis=1)
+    return found
+
+
+def link_rows(links: Mapping[int, Link]) -> dict[int, Row]:
+    """Return rows of struct link."""
     return {
-        "end": end.number(),
-        "hash_state": cookie.vip_state(key, end.packed()),
-        "address": _ipv4(vip.address),
-        "port": vip.port,
-        "protocol": end.protocol,
-        "policy": POLICIES[vip.policy],
-        "index": vip.index,
-        "pool": pool,
-        "mode": MODES[vip.mode],
-        "layout": LAYOUTS[vip.layout],
-        "flags": flags | (IS_QUIC if vip.protocol == Protocol.QUIC else 0),
+        number: {"ifindex": link.ifindex, "tags": len(link.tags), "tag": two(link.tags)}
+        for number, link in links.items()
     }
-
-
-def _pool(vip: Vip, hops: Mapping[Address, Hop]) -> Pool:
-    ready = [server for server in vip.servers if server.state == State.READY]
-    reached = [server for server in ready if server.address in hops and hops[server.address].valid]
-    return Pool(tuple(server.id for server in reached), tuple(server.weight for server in reached))
-
-
-def _server_row(server: Server, hop: Hop | None) -> Row:
-    sent_to = hop if server.state != State.CUT else None
-    return {
-        "address": _ipv4(server.address),
-        "port": server.port,
-        "state": _STATES[server.state],
-        "tags": len(sent_to.tags) if sent_to else 0,
-        "ifindex": sent_to.ifindex if sent_to else 0,
-        "hop_mac": sent_to.mac if sent_to else bytes(6),
-        "interface_mac": sent_to.interface_mac if sent_to else bytes(6),
-        "tag": _two(sent_to.tags if sent_to else ()),
-        "mtu": min(sent_to.mtu or _LARGEST_MTU, _LARGEST_MTU) if sent_to else 0,
-    }
-
-
-def _origin_row(vip: Vip, server: Server, vip_row: int) -> Row:
-    return {
-        "end": end_of(vip, server).number(),
-        "vip_row": vip_row,
-        "vip": vip.index,
-        "server": server.id,
-        "cut": int(server.state == State.CUT),
-    }
-
-
-def _link_row(link: Link) -> Row:
-    return {"ifindex": link.ifindex, "tags": len(link.tags), "tag": _two(link.tags)}
-
-
-def _two(tags: tuple[int, ...]) -> tuple[int, ...]:
-    return (*tags, 0, 0)[:2]
-
-
-def _ipv4(address: Address) -> int:
-    return int(address) if address.version == 4 else 0
-
-
-def _ipv6_rows(addresses: Iterable[tuple[int, Address]]) -> dict[int, Row]:
-    return {row: address_row(address) for row, address in addresses if address.version == 6}
-
-
-def plan(present: Tables, wanted: Tables) -> list[Write]:
-    """Return the writes that turn one content into the other, in an order that loses no packet.
-
-    A server can be found, in both directions, before connections are placed on it; a pool is
-    written where it is not in use, and the word that points to it comes after. What cannot be sent
-    to any more, is cut or gone comes last, and servers before their VIP.
-    """
-    usable = {key for key, row in wanted.servers.items() if row["ifindex"]}
-    servers = _changes("servers", present.servers, wanted.servers)
-    vips = _changes("vips", present.vips, wanted.vips)
-    first, then, last = _origins_in_turn(present.origins, wanted.origins)
-    steps = _changes("vip_addresses", present.vip_addresses, wanted.vip_addresses)
-    steps += _changes("server_addresses", present.server_addresses, wanted.server_addresses)
-    steps += _changes("quic_configs", present.quic_configs, wanted.quic_configs)
-    steps += _changes("links", present.links, wanted.links)
-    steps += [write for write in servers if write.key in usable]
-    for number, pool in wanted.pools.items():
-        if present.pools.get(number, Pool()) != pool:
-            steps.append(Write("maglevs", number, maglev.table(dict(zip(*pool, strict=True)))))
-            steps.append(Write("pools", number, pool))
-    steps += first
-    steps += [Write("direct", key, 1) for key in wanted.direct - present.direct]
-    steps += [write for write in vips if write.value["end"] != GONE]
-    steps += then
-    steps += [write for write in servers if write.key not in usable]
-    steps += last
-    steps += _clearances("origins", present, wanted)
-    steps += [write for write in vips if write.value["end"] == GONE]
-    for table in (
-        *("vips", "servers", "server_addresses", "vip_addresses"),
-        *("quic_configs", "links", "direct"),
-    ):
-        steps += _clearances(table, present, wanted)
-    return steps
-
-
-def _clearances(table: str, present: Tables, wanted: Tables) -> list[Write]:
-    left = getattr(wanted, table)
-    return [Write(table, key, None) for key in getattr(present, table) if key not in left]
-
-
-def _origins_in_turn(
-    present: Mapping[int, Row], wanted: Mapping[int, Row]
-) -> tuple[list[Write], list[Write], list[Write]]:
-    """Return the writes before those of VIPs, those of servers that change their VIP, and the last ones."""
-    first, then, last = [], [], []
-    for write in _changes("origins", present, wanted):
-        end, before = write.value["end"], present.get(write.key)
-        if write.value["cut"] or end == GONE:
-            last.append(write)
-        elif before and before["end"] == end and before["vip_row"] != write.value["vip_row"]:
-            then.append(write)
-        else:
-            first.append(write)
-    return first, then, last
-
-
-def new_servers(present: Tables, wanted: Tables) -> list[int]:
-    """Return the rows of the servers table that are to hold another server than before, or the first one."""
-    before = _ends(present)
-    return [row for row, end in _ends(wanted).items() if before.get(row) != end]
-
-
-def _ends(content: Tables) -> dict[int, tuple[object, ...]]:
-    return {
-        row: (server["address"], content.server_addresses.get(row), server["port"])
-        for row, server in content.servers.items()
-    }
-
-
-def _changes(table: str, present: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> list[Write]:
-    return [Write(table, key, value) for key, value in wanted.items() if present.get(key) != value]

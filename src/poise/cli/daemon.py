@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`poise up` and `poise down`."""
+# ruff: noqa: PLC0415  # a command imports what it needs when it runs: the others must answer at once
+
+from functools import partial
+from typing import Annotated, Literal
+
+import typer
+
+from poise.cli.options import ConfigOption
+from poise.cli.output import OutputOption, show
+from poise.errors import PoiseError
+
+
+def register(app: typer.Typer) -> None:
+    """Make these commands of `poise`."""
+    app.command()(up)
+    app.command()(down)
+
+
+def up(
+    config: ConfigOption,
+    xdp_mode: Annotated[
+        Literal["auto", "native", "generic"] | None,
+        typer.Option(help="Run XDP in the driver or in the network stack, whatever FILE says."),
+    ] = None,
+    no_host_setup: Annotated[
+        bool, typer.Option("--no-host-setup", help="Leave sysctls and interface settings as they are.")
+    ] = False,
+) -> None:
+    """Balance load until told to end; the packets flow on even then."""
+    import anyio
+
+    from poise import daemon
+    from poise.cli.log import set_up_log
+
+    set_up_log()
+    try:
+        anyio.run(partial(daemon.up, config, xdp_mode=xdp_mode, set_up_host=not no_host_setup))
+    except ExceptionGroup as group:  # what a task group raises
+        _, defects = group.split(PoiseError)
+        if defects is not None:
+            raise
+        raise PoiseError("\n".join(map(str, _leaves(group)))) from None
+
+
+def down(config: ConfigOption, output: OutputOption = "table") -> None:
+    """Stop balancing, and undo the settings of the host."""
+    from poise import daemon
+    from poise.config import load
+
+    undone = daemon.down(load(config))
+    people = partial(typer.echo, "\n".join(undone) or "there was nothing to undo")
+    show(output, {"undone": undone}, people)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]

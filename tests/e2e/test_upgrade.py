@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A later poise takes over from an earlier one while requests come at full rate."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import hatch_build
+from poise.lab.balancer import Balancer
+from poise.lab.network import ServersLab
+from poise.lab.traffic import long_lived, short_requests
+from tests.e2e.counters import drops
+
+pytestmark = pytest.mark.root
+
+RATE = 800  # requests per second, each on a connection of its own
+CONNECTIONS = 100
+WITHIN = 60.0  # seconds
+# Members that change their places: what a program of the other build would misread without a word.
+MOVED = (
+    ("server", "__u8 hop_mac[6];", "__u8 interface_mac[6];"),
+    ("origin", "__u16 vip_row;", "__u16 server;"),
+    ("traffic", "__u64 connections;", "__u64 bytes;"),
+    ("handshake_row", "__u32 isn[HANDSHAKE_WAYS];", "__u32 last_tsval[HANDSHAKE_WAYS];"),
+    ("connection", "__u64 packets_to_server;", "__u64 bytes_to_client;"),
+)
+
+
+def another_build(root: Path) -> Path:
+    """Compile a poise whose tables lie otherwise in memory; returns where Python finds it."""
+    here = Path(hatch_build.__file__).parent
+    for part in ("bpf", "bench", "src"):
+        shutil.copytree(here / part, root / part, ignore=shutil.ignore_patterns("__pycache__", "*.o"))
+    contract = root / "bpf" / "poise" / "contract.h"
+    text = contract.read_text()
+    for struct, one, other in MOVED:
+        (body,) = re.findall(rf"^struct {struct} {{\n.*?^}};", text, re.MULTILINE | re.DOTALL)
+        assert one in body
+        assert other in body
+        swapped = body.replace(one, "@").replace(other, one).replace("@", other)
+        text = text.replace(body, swapped)
+    contract.write_text(text)
+    hatch_build.compile_objects(root)
+    return root / "src"
+
+
+def reconfigure(balancer: Balancer, **settings: object) -> None:
+    """Change settings in the file of a balancer that does not run."""
+    path = balancer.configuration
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def take_over(lab: ServersLab, balancer: Balancer, change: Callable[[], None]) -> None:
+    """Kill the daemon and start the next one amid requests: none fails, and no connection breaks."""
+    short = short_requests(lab.clients[0], lab.vip, lab.port, rate=RATE)
+    lived = long_lived(lab.clients[1], lab.vip, lab.port, connections=CONNECTIONS, interval=0.2)
+    lived.wait_until(lambda counts: counts.opened == CONNECTIONS, WITHIN)
+    short.wait_until(lambda counts: counts.served > RATE, WITHIN)
+    counted = sum(server["connections"] for server in balancer.client.servers())
+    balancer.kill()
+    change()
+    balancer.start()
+    served, answers = short.counts.served, lived.counts.answers
+    short.wait_until(lambda counts: counts.served > served + RATE, WITHIN)
+    lived.wait_until(lambda counts: counts.answers > answers + 2 * CONNECTIONS, WITHIN)
+    requests, connections = short.finish(), lived.finish()
+    assert (requests.failed, requests.reasons) == (0, {})
+    assert connections.reasons == {}
+    assert drops(balancer) == {}
+    assert sum(server["connections"] for server in balancer.client.servers()) > counted
+    print(f"{requests.served} requests, p99 {requests.p99_ms} ms, longest {requests.max_ms} ms")  # noqa: T201
+    assert not (lab.pins / "switched").exists()
+
+
+@pytest.mark.parametrize("mode", ["stateless", "stateful"])
+@pytest.mark.parametrize("settings", [{"vip_limit": 128, "handshake_rows": 32768}, {"vip_limit": 16}], ids=str)
+def test_tables_of_another_size_take_over(mode: str, settings: dict[str, int]) -> None:
+    """No request fails when limits change at a restart, and what was counted goes on."""
+    with ServersLab(3) as lab:
+        balancer = lab.start_balancer(vips=[{**lab.vip_settings(), "mode": mode}])
+        take_over(lab, balancer, lambda: reconfigure(balancer, **settings))
+
+
+@pytest.mark.parametrize("mode", ["stateless", "stateful"])
+def test_another_build_takes_over(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request fails when the next poise has its tables in other layouts, there and back."""
+    path = os.pathsep.join([str(another_build(tmp_path)), os.environ.get("PYTHONPATH", "")])
+    with ServersLab(3) as lab:
+        balancer = lab.start_balancer(vips=[{**lab.vip_settings(), "mode": mode}])
+        take_over(lab, balancer, lambda: monkeypatch.setenv("PYTHONPATH", path))
+        take_over(lab, balancer, monkeypatch.undo)
