@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The connections of stateful VIPs, carried into a table of another size or layout: see connections.h.
 
-A connection keeps its slot, which its timestamps carry. Its row is known from the hash of its flow.
+A connection keeps its slot, which its timestamps carry, unless in a table of fewer rows two meet there. Its
+row is known from the hash of its flow.
 """
 
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ def _targets(
 
 
 def _enter(record: Records, slot: int, connection: Records, origin: Records) -> None:
-    """Write one connection into its slot of a row, unless another one that is established has it."""
+    """Write one connection into its slot of a row, or into a free one if an established one has it."""
     slots, index = record["connections"][0], record["index"][0]
     who, held = int(connection["who"]), int(slots["who"][slot])
     fingerprint = who >> 32
@@ -106,8 +107,13 @@ def _enter(record: Records, slot: int, connection: Records, origin: Records) -> 
             who &= ~_ESTABLISHED
         slots["who"][slot] = who
         return
-    if _is_known(record, fingerprint) or held & _ESTABLISHED:
+    if _is_known(record, fingerprint):
         return
+    if held & _ESTABLISHED:
+        free = np.flatnonzero(slots["who"] == 0)
+        if not len(free) or not who & _ESTABLISHED:
+            return
+        slot, held = int(free[len(free) // 2]), 0  # what its timestamps do not lead to, the index does
     if not _put_into_index(index, fingerprint, slot):
         return
     if held:
