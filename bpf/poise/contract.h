@@ -50,6 +50,8 @@ enum limits {
 	TOO_BIG_PER_SECOND = 10000,
 };
 
+#define likely(x) __builtin_expect(!!(x), 1)
+
 #define NO_SERVER (-1)		/* in place of a server id */
 #define ALL_SERVERS (-2)	/* likewise */
 
@@ -65,7 +67,7 @@ enum policy {
 	POLICY_MAGLEV = 2,
 	POLICY_TWO = 3,		/* of two at random the one with less load */
 	POLICY_LEAST = 4,	/* the one with the least load */
-	POLICY_PREQUAL = 5,	/* of three at random by latency among those that are not hot, else by load */
+	POLICY_PREQUAL = 5,	/* of two at random the one that is not hot; by latency if both are not, else by load */
 };
 
 /* What keeps a TCP connection on its server. */

@@ -74,48 +74,45 @@ static __always_inline struct live *live_of(const struct vip *vip, __u32 id)
 	return bpf_map_lookup_elem(&lives, &row);
 }
 
+#define RANK_LATENCY 0x3fffffff		/* microseconds that are told apart */
+#define RANK_HOT 62
+
 /*
- * Of Prequal (Wydrowski et al., NSDI 2024), section 4: hot and cold are told apart by load, the cold
- * compared by latency. As long as one of the two is not known, by load too.
+ * Who is better has the lower rank. As Prequal has it (Wydrowski et al., NSDI 2024, section 4): hot and
+ * cold are told apart by load, and the cold compared by latency first, if `by_latency`. Here and below
+ * without branches, as no processor could foretell them.
  */
-static __always_inline bool is_better(const struct vip *vip, const struct live *one, const struct live *other)
+static __always_inline __s64 rank_of(const struct live *live, __u32 hot_above, bool by_latency)
 {
-	__u32 load = load_of(one), other_load = load_of(other);
-	bool hot = load > vip->hot_above, other_hot = other_load > vip->hot_above;
+	__u64 load = load_of(live);
+	__u64 is_hot = (hot_above - load) >> 63;
+	__u64 latency = by_latency ? live->latency & RANK_LATENCY & (is_hot - 1) : 0;
 
-	if (hot != other_hot)
-		return other_hot;
-	if (!hot && one->latency && other->latency)
-		return one->latency < other->latency;
-	return load < other_load;
+	return is_hot << RANK_HOT | latency << 32 | load;
 }
 
-#define RANDOM_BITS 21	/* of 64, three times */
-
-static __always_inline __u32 random_turn(__u64 random, __u32 which, __u32 turns)
+/* Of 64 random bits one half each. */
+static __always_inline __u32 random_turn(__u32 random, __u32 turns)
 {
-	return (random >> which * RANDOM_BITS & ((1 << RANDOM_BITS) - 1)) * turns >> RANDOM_BITS;
+	return (__u64)random * turns >> 32;
 }
 
-/* The better one of `tries` random turns. */
-static __always_inline int select_at_random(const struct vip *vip, const struct pool *pool, __u64 random,
-					    const int tries)
+/* The better one of two random turns; among equals the first. */
+static __always_inline int select_of_two(const struct vip *vip, const struct pool *pool, __u64 random,
+					 __u32 hot_above, bool by_latency)
 {
-	struct live *best = NULL;
-	__u32 chosen = 0;
+	__u32 one = scheduled(pool, random_turn(random, pool->turns));
+	__u32 other = scheduled(pool, random_turn(random >> 32, pool->turns));
+	struct live *of_one = live_of(vip, one), *of_other = live_of(vip, other);
+	__s64 better;
 
-	for (int i = 0; i < tries; i++) {
-		__u32 id = scheduled(pool, random_turn(random, i, pool->turns));
-		struct live *live = live_of(vip, id);
-
-		if (!live)
-			return NO_SERVER;
-		if (!best || (vip->policy == POLICY_PREQUAL ? is_better(vip, live, best) : load_of(live) < load_of(best))) {
-			best = live;
-			chosen = id;
-		}
-	}
-	return chosen;
+	if (!of_one || !of_other)
+		return NO_SERVER;
+	/* What is not known of one of them is no reason to prefer the other. */
+	by_latency = by_latency && of_one->latency && of_other->latency;
+	better = (rank_of(of_other, hot_above, by_latency) - rank_of(of_one, hot_above, by_latency)) >> 63;
+	barrier_var(better);
+	return (one ^ ((one ^ other) & better)) % SERVER_IDS;
 }
 
 /* The least loaded of all; among equals whose turn it is, or the first. */
@@ -192,7 +189,7 @@ static __always_inline bool looks_at_load(const struct vip *vip)
 }
 
 /* The same for policies that look at the load. `isn`: as below. */
-__attribute__((noinline)) int select_by_load(const struct vip *vip, __u64 hash, __u32 isn)
+static __always_inline int find_by_load(const struct vip *vip, __u64 hash, __u32 isn)
 {
 	__u32 turn = hash >> 32;
 	struct pool *pool;
@@ -200,17 +197,15 @@ __attribute__((noinline)) int select_by_load(const struct vip *vip, __u64 hash, 
 	__u64 random;
 	int id;
 
-	if (!vip)
-		return NO_SERVER;
 	pool = bpf_map_lookup_elem(&pools, &vip->pool);
 	if (!pool || !pool->turns)
 		return NO_SERVER;
 	random = (hash ^ isn * HASH_FACTOR) * HASH_FACTOR;
 	random ^= random >> 32;
 	if (vip->policy == POLICY_TWO) {
-		id = select_at_random(vip, pool, random, 2);
+		id = select_of_two(vip, pool, random, MAX_LOAD, false);
 	} else if (vip->policy == POLICY_PREQUAL) {
-		id = select_at_random(vip, pool, random, 3);
+		id = select_of_two(vip, pool, random, vip->hot_above, true);
 	} else {
 		turn = take_turn(vip);
 		id = pick_least(vip, turn);
@@ -247,6 +242,12 @@ static __always_inline int select_by_policy(const struct vip *vip, __u64 hash, _
 	if (vip->policy == POLICY_TURN)
 		return select_by_turn(vip);
 	if (looks_at_load(vip))
-		return select_by_load(vip, hash, isn);
+		return find_by_load(vip, hash, isn);
 	return select_by_hash(vip, hash);
+}
+
+/* The same as a function of its own, for where it matters less that a call costs some nanoseconds. */
+__attribute__((noinline)) int select_server(const struct vip *vip, __u64 hash, __u32 isn)
+{
+	return vip ? select_by_policy(vip, hash, isn) : NO_SERVER;
 }

@@ -215,7 +215,7 @@ static __always_inline int place_connection(const struct packet *packet, const i
 	}
 	if (!has_timestamp)
 		count(EVENT_SYN_WITHOUT_TIMESTAMP);
-	id = select_by_policy(vip, hash, isn);
+	id = select_server(vip, hash, isn);
 	if (id == NO_SERVER)
 		return NO_SERVER;
 	flow = flow_from(vip, packet, family);

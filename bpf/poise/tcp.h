@@ -31,7 +31,7 @@ static __always_inline int place_plain(const struct packet *packet, const int fa
 
 	bpf_map_delete_elem(&flows, &flow);
 	*remembered = may_begin_flow();
-	return *remembered && looks_at_load(vip) ? select_by_load(vip, hash, isn) : select_by_hash(vip, hash);
+	return *remembered && looks_at_load(vip) ? select_server(vip, hash, isn) : select_by_hash(vip, hash);
 }
 
 /* The server of a SYN: any will do, unless it repeats one that has been placed. */

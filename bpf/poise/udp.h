@@ -42,7 +42,7 @@ static __always_inline int follow_flow(const struct packet *packet, const int fa
 	if (id == NO_SERVER || !may_begin_flow())
 		return id;
 	if (looks_at_load(vip))
-		id = select_by_load(vip, hash, 0);
+		id = select_server(vip, hash, 0);
 	if (id == NO_SERVER)
 		return NO_SERVER;
 	*reason = REASON_POLICY;	/* only if remembered: otherwise its next packet would count again */

@@ -54,7 +54,7 @@ __attribute__((noinline)) int note_ipv6(struct xdp_md *ctx, __u32 offset, __u32 
 static __always_inline void tell_watch(struct xdp_md *ctx, const struct packet *packet, const int family,
 				       const struct vip *vip, int id, enum reason reason)
 {
-	if (!(vip->flags & VIP_IS_WATCHED))
+	if (likely(!(vip->flags & VIP_IS_WATCHED)))
 		return;
 	if (family == AF_INET)
 		note_ipv4(ctx, ethernet_length(packet), vip->index, id, reason);

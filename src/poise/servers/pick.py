@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 from poise.servers.model import Policy
 
-# MAX_TRIED, MAX_LOAD, RANDOM_BITS and HASH_FACTOR of bpf/poise
+# MAX_TRIED, MAX_LOAD, RANK_LATENCY and HASH_FACTOR of bpf/poise
 _TRIED = 8
 _MAX_LOAD = 0xFFFFFFFF
-_RANDOM_BITS = 21
+_LATENCY = 0x3FFFFFFF
 _HASH_FACTOR = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
-
-_TRIES = {Policy.POWER_OF_TWO: 2, Policy.PREQUAL: 3}
+_HALF = (1 << 32) - 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def pick(
             chosen = pool.maglev[upper * len(pool.maglev) >> 32]
         case Policy.POWER_OF_TWO | Policy.PREQUAL:
             turn = upper
-            chosen = _at_random(policy, pool, lives, random)
+            chosen = _of_two(policy, pool, lives, random)
         case Policy.LEAST_LOADED:
             chosen = _least(pool, lives, turn)
         case _:
@@ -106,30 +105,27 @@ def _least(pool: Pool, lives: Mapping[int, Live], turn: int) -> int:
     return min((chosen, *pool.ids), key=lambda server: lives.get(server, _IDLE).in_effect)
 
 
-def _at_random(policy: Policy, pool: Pool, lives: Mapping[int, Live], random: int) -> int:
-    """Return the better one of some random turns; among equals the first."""
-    best = drawn(pool, random, 0)
-    for which in range(1, _TRIES[policy]):
-        other = drawn(pool, random, which)
-        one, best_one = lives.get(other, _IDLE), lives.get(best, _IDLE)
-        if policy == Policy.PREQUAL:
-            better = _is_better(one, best_one, pool.hot_above)
-        else:
-            better = one.in_effect < best_one.in_effect
-        best = other if better else best
-    return best
+def _of_two(policy: Policy, pool: Pool, lives: Mapping[int, Live], random: int) -> int:
+    """Return the better one of two random turns; among equals the first."""
+    first, second = drawn(pool, random)
+    one, other = lives.get(first, _IDLE), lives.get(second, _IDLE)
+    if policy == Policy.PREQUAL:
+        return second if _is_better(other, one, pool.hot_above) else first
+    return second if other.in_effect < one.in_effect else first
 
 
-def drawn(pool: Pool, random: int, which: int) -> int:
-    """Return the server that is drawn first (`which` 0), second or third."""
-    part = random >> which * _RANDOM_BITS & (1 << _RANDOM_BITS) - 1
-    return pool.schedule[part * len(pool.schedule) >> _RANDOM_BITS]
+def drawn(pool: Pool, random: int) -> tuple[int, int]:
+    """Return the two servers that a random number draws: each half of it one turn."""
+    turns = len(pool.schedule)
+    return pool.schedule[(random & _HALF) * turns >> 32], pool.schedule[(random >> 32) * turns >> 32]
 
 
 def _is_better(one: Live, other: Live, hot_above: int) -> bool:
-    hot, other_hot = one.in_effect > hot_above, other.in_effect > hot_above
-    if hot != other_hot:
-        return other_hot
-    if not hot and one.latency and other.latency:
-        return one.latency < other.latency
-    return one.in_effect < other.in_effect
+    by_latency = bool(one.latency and other.latency)
+    return _rank(one, hot_above, by_latency=by_latency) < _rank(other, hot_above, by_latency=by_latency)
+
+
+def _rank(live: Live, hot_above: int, *, by_latency: bool) -> tuple[bool, int, int]:
+    hot = live.in_effect > hot_above
+    latency = live.latency & _LATENCY if by_latency and not hot else 0
+    return hot, latency, live.in_effect
