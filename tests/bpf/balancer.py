@@ -235,7 +235,7 @@ class Balancer:
         self.change_vip(vip, flags=flags)
 
     def watched(self, vip: Vip, client: End) -> tuple[str, int | None, int]:
-        """Return why the packet went there, to which server id, and how many packets came; forgets the watch."""
+        """Return why the packet went there, to which server id, how many packets came; forgets the watch."""
         row = self._map("watches").get(_key(vip, client))
         self._map("watches").delete(_key(vip, client))
         self.unwatch(vip)

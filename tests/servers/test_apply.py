@@ -278,3 +278,34 @@ def test_pins_tell_their_layouts(pins: Path) -> None:
         replace_all(plane, BEFORE)
         with open_pinned(pins / "servers") as servers:
             assert servers.get(1)["port"] == 8080
+
+
+def handshake(plane: DataPlane, row: int, way: int) -> dict[str, int]:
+    """What is remembered there."""
+    found = plane._maps["handshakes"].get(row)  # noqa: SLF001
+    return {name: found[name][way] for name in ("who", "isn", "first_tsval", "last_tsval")}
+
+
+def remember(plane: DataPlane, row: int, way: int, number: int) -> dict[str, int]:
+    """Enter a handshake as the packet side does."""
+    table = plane._maps["handshakes"].view()  # noqa: SLF001
+    entry = {"isn": number, "first_tsval": number + 1, "last_tsval": number + 2, "who": number << 32 | 3}
+    for name, value in entry.items():
+        table[name][row, way] = value
+    table["next"][row] = way + 1
+    return entry
+
+
+@pytest.mark.parametrize("rows", [512, 2048])
+def test_handshakes_are_found_in_a_table_of_another_size(pins: Path, rows: int) -> None:
+    """Wherever the hash of a flow leads then, with what came before the switch and after it."""
+    with started(pins) as plane:
+        one = remember(plane, 1, 0, 7)
+        with started(pins, replace(SMALL, handshake_rows=rows)) as new:
+            other = remember(plane, 513, 1, 9)
+            new.settle()
+            for at in range(1, rows, 1024):
+                assert handshake(new, at, 2 if rows == 512 else 0) == one
+            places = [(row, way) for row in range(1, rows, 512) for way in range(3)]
+            found = [place for place in places if handshake(new, *place) == other]
+            assert [row for row, _ in found] == ([1] if rows == 512 else [513, 1537])

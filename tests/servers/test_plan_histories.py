@@ -3,7 +3,6 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 
 import numpy as np

@@ -203,7 +203,7 @@ class Btf:
         return {self._string(label): value for label, value in struct.iter_unpack("=Ii", entry.extra)}
 
     def variable(self, section: str, name: str) -> tuple[int, Layout]:
-        """Return where a variable lies in a section like `.rodata`, and its layout; KeyError if it is not there."""
+        """Return where a variable lies in a section like `.rodata`, and its layout. Raises KeyError."""
         entry = self._types[self._find(section, SECTION)]
         for type_id, offset, _ in struct.iter_unpack("=III", entry.extra):
             if self._types[type_id].name == name:

@@ -12,7 +12,7 @@ _GLOBAL = 1 << 0  # MEMBARRIER_CMD_GLOBAL: synchronize_rcu()
 
 
 def wait() -> None:
-    """Return once every program that was running has ended: a few milliseconds, up to some tens under load."""
+    """Return once every program that was running has ended: in milliseconds, under load in tens of them."""
     number = _SYSCALLS.get(platform.machine())
     if number is None:
         raise PoiseError(f"poise does not know the system calls of {platform.machine()}")

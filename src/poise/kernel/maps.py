@@ -174,7 +174,7 @@ class Map:
         return dtype_of(self.value)
 
     def view(self) -> Records:
-        """Return the elements of a mappable array as they are at each moment; writing to them writes there."""
+        """Return the elements of a mappable array as they are at each moment; they can be written to."""
         stride = (self.value.size + 7) & ~7
         size = -(-self.max_entries * stride // mmap.PAGESIZE) * mmap.PAGESIZE
         memory = mmap.mmap(self.fd, size)
@@ -192,14 +192,13 @@ class Map:
             data = self._read_batch(at, min(step, end - at))
             found[at - first : at - first + step] = data.view(dtype).reshape(-1, self._copies)
         values = found if dtype is self.dtype else found["value"]
-        chosen: Records = values if self.kind in PERCPU_KINDS else values[:, 0]
-        return chosen
+        return np.asarray(values if self.kind in PERCPU_KINDS else values[:, 0])
 
     def sums(self, first: int = 0, number: int | None = None) -> Records:
         """Return elements of a per-CPU array of counters, each member summed over the CPUs."""
         of_cpus = self.rows(first, number)
         if self.dtype.names is None:
-            return of_cpus.sum(axis=1, dtype=self.dtype)
+            return np.asarray(of_cpus.sum(axis=1, dtype=self.dtype))
         found = np.zeros(len(of_cpus), self.dtype)
         for name in self.dtype.names:
             found[name] = of_cpus[name].sum(axis=1)

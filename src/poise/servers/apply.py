@@ -98,7 +98,7 @@ class DataPlane:
         self._renewal.switch(self._maps, lambda: xdp.replace(program, pins))
 
     def settle(self) -> None:
-        """End an upgrade, once all interfaces are attached: what came into former tables meanwhile follows."""
+        """End an upgrade, once all interfaces are attached: what came into former tables follows."""
         if not self._renewal.is_complete:
             self._switch()
             grace.wait()  # for programs that still write into the former tables
@@ -157,7 +157,7 @@ class DataPlane:
                 self._keys[row] = key
 
     def watch(self, flow: Flow) -> None:
-        """Have the next packet of a flow told by `watched`. Raises PoiseError if there are too many watches."""
+        """Have the next packet of a flow told by `watched`. Raises PoiseError for too many watches."""
         self._watches.begin(flow)
 
     def watched(self, flow: Flow) -> Watched | None:

@@ -106,7 +106,9 @@ def _enter(record: Records, slot: int, connection: Records, origin: Records) -> 
             who &= ~_ESTABLISHED
         slots["who"][slot] = who
         return
-    if held & _ESTABLISHED or not _put_into_index(index, fingerprint, slot):
+    if _is_known(record, fingerprint) or held & _ESTABLISHED:
+        return
+    if not _put_into_index(index, fingerprint, slot):
         return
     if held:
         gone = [place for place in _line(held >> 32) if index[place] == _entry(held >> 32, slot)]
@@ -116,6 +118,13 @@ def _enter(record: Records, slot: int, connection: Records, origin: Records) -> 
             slots[name][slot] = connection[name]
     record["origins"][0, slot] = origin
     slots["who"][slot] = who
+
+
+def _is_known(record: Records, fingerprint: int) -> bool:
+    """Whether the row has the connection in another slot: programs have met it since."""
+    places = record["index"][0, list(_line(fingerprint))]
+    held = record["connections"]["who"][0, places[places > _PLACE_GONE] % _SLOTS]
+    return bool(np.any(held >> np.uint64(32) == fingerprint))
 
 
 def _put_into_index(index: NDArray[np.uint16], fingerprint: int, slot: int) -> bool:

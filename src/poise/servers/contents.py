@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's tables, written by the steps of a plan and read back: values in the layouts of the BPF object."""
+"""The kernel's tables, written by the steps of a plan and read back, in the layouts of the BPF object."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache

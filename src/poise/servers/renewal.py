@@ -120,8 +120,8 @@ class Renewal:
         """Have all programs replaced at once, and the new ones find what the former ones have just noted."""
         if not (self._pins / NEXT).exists():
             return
-        (self._pins / NEXT).rename(self._pins / SWITCHED)
         self._bring(carrying.carry, maps)
+        (self._pins / NEXT).rename(self._pins / SWITCHED)
         replace_programs()
         self._bring(carrying.follow, maps)
 

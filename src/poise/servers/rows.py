@@ -171,7 +171,7 @@ def of_model(
     direct: Iterable[object] = (),
     links: Mapping[int, Link] | None = None,
 ) -> dict[int, VipTables]:
-    """Return what the tables should hold of all VIPs, where nothing is known of servers but valid hops to them."""
+    """Return what the tables should hold of all VIPs, where of servers only valid hops are known."""
     flags = flags_for(direct, links or {})
     wanted = {}
     for vip in model.vips:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernel's tables hold, as far as Python writes them: a copy, kept in step with each write."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Final, NamedTuple
@@ -37,8 +37,8 @@ class Write(NamedTuple):
     """
 
     table: str
-    keys: Sequence[Any] | Records
-    values: Sequence[Any] | Records
+    keys: Any
+    values: Any
 
 
 @dataclass(frozen=True)
@@ -142,14 +142,12 @@ class Present:
 
 def is_set(records: Records) -> NDArray[np.bool_]:
     """Whether each record has a byte that is not zero."""
-    found: NDArray[np.bool_] = octets(records).any(axis=1)
-    return found
+    return np.asarray(octets(records).any(axis=1))
 
 
 def differs(one: Records, other: Records) -> NDArray[np.bool_]:
     """Whether the records of two arrays of the same kind differ, one by one."""
-    found: NDArray[np.bool_] = (octets(one) != octets(other)).any(axis=1)
-    return found
+    return np.asarray((octets(one) != octets(other)).any(axis=1))
 
 
 def link_rows(links: Mapping[int, Link]) -> dict[int, Row]:
