@@ -231,12 +231,14 @@ async def _reload(service: Service) -> None:
             _log.error("configuration refused", mistake=sentence)
 
 
-async def _attempt(what: Callable[[], None]) -> None:
-    """Do something in a thread; what the kernel or a full disk refuses is logged: it is done again anyway."""
+async def _attempt(what: Callable[[], None]) -> bool:
+    """Do something in a thread; returns whether nobody, as the kernel or a full disk, refused it."""
     try:
         await to_thread.run_sync(what)
     except PoiseError as error:
         _log.error("not done, will be tried again", reason=str(error))
+        return False
+    return True
 
 
 async def _settle(controller: Controller) -> None:
@@ -287,7 +289,10 @@ async def _follow_changes(controller: Controller) -> None:
             await anyio.sleep(SETTLE)
             changed = anyio.Event()
             due, concerned = concerned, set()
-            await _attempt(partial(controller.refresh, due))
+            if not await _attempt(partial(controller.refresh, due)):
+                await anyio.sleep(LOOK)
+                concerned = None
+                changed.set()
 
 
 async def _refresh_neighbours(controller: Controller) -> None:

@@ -107,7 +107,7 @@ def test_unknown_paths_are_told() -> None:
 
 
 def test_silent_clients_keep_nobody_out_for_long() -> None:
-    """Beyond 64 connections the agent closes new ones, and silent ones after five seconds, so it answers again."""
+    """Beyond 64 connections the agent closes new ones, silent ones after five seconds: it answers again."""
     with agent(listen="127.0.0.1:0") as url:
         port = int(url.rpartition(":")[2])
         silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(70)]
@@ -126,13 +126,22 @@ def test_silent_clients_keep_nobody_out_for_long() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"listen": "9110"}, "--listen 9110: 9110 has no address; write ADDRESS:PORT, of IPv6 [ADDRESS]:PORT"),
+        (
+            {"listen": "9110"},
+            "--listen 9110: 9110 has no address; write ADDRESS:PORT, of IPv6 [ADDRESS]:PORT",
+        ),
         ({"listen": "127.0.0.1:70000"}, "--listen 127.0.0.1:70000: a port is a number from 0 to 65535"),
-        ({"service": "web:80"}, "--service web:80: web:80 has no address; write ADDRESS:PORT, of IPv6 [ADDRESS]:PORT"),
+        (
+            {"service": "web:80"},
+            "--service web:80: web:80 has no address; write ADDRESS:PORT, of IPv6 [ADDRESS]:PORT",
+        ),
         ({"service": "127.0.0.1:0"}, "--service 127.0.0.1:0: a port is a number from 1 to 65535"),
         ({"probe": "web"}, "--probe web is not a URL: write http://ADDRESS:PORT/PATH"),
         ({"probe": "http://a:b/"}, "--probe http://a:b/ is not a URL: write http://ADDRESS:PORT/PATH"),
-        ({"listen": "192.0.2.1:9110"}, "the agent cannot listen at 192.0.2.1:9110: Cannot assign requested address"),
+        (
+            {"listen": "192.0.2.1:9110"},
+            "the agent cannot listen at 192.0.2.1:9110: Cannot assign requested address",
+        ),
     ],
 )
 def test_mistakes_are_sentences(arguments: dict[str, str], sentence: str) -> None:
@@ -165,8 +174,10 @@ def test_token_files_are_checked(tmp_path: Path, content: bytes | None, mode: in
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 500))
 def test_load_is_that_of_the_last_second(user: int, idle: int, running: int) -> None:
-    """The processor's part is what ticked busily between two readings; the reader itself does not count as running."""
-    texts = iter([STAT.format(user=5, idle=7, running=1), STAT.format(user=5 + user, idle=7 + idle, running=running)])
+    """The processor's part is what ticked busily between readings; the reader does not count as running."""
+    texts = iter(
+        [STAT.format(user=5, idle=7, running=1), STAT.format(user=5 + user, idle=7 + idle, running=running)]
+    )
     meter = Meter(lambda: next(texts))
     meter.read()
     assert meter.cpu == pytest.approx(user / (user + idle) if user + idle else 0.0)
@@ -214,12 +225,11 @@ def test_probes_time_answers() -> None:
     """A latency is known once the service answers, and no longer once it does not."""
     with raw_server(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1") as port:
         probe = Probe(f"http://127.0.0.1:{port}/health?x=1")
-        assert probe.latency is None
+        assert not probe.latency
         probe.ask()
-        assert probe.latency is not None
-        assert 0 < probe.latency < 1000
+        assert 0 < (probe.latency or 0.0) < 1000
     probe.ask()
-    assert probe.latency is None
+    assert not probe.latency
 
 
 def test_failures_are_not_latencies() -> None:

@@ -4,8 +4,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from poise.servers.care import LoadKind, LoadSource
 from poise.servers.decide import WantedVip
 from poise.servers.model import Layout, Mode, Model, Policy, Protocol, QuicIds, State
 from poise.servers.store import Down, Store
+from tests.disks import fill, small_disk
 from tests.servers.models import wanted, wanted_vip
 
 
@@ -127,25 +126,6 @@ while True:
             assert [saving.stdout.readline() for _ in range(saves)] == [b"saved\n"] * saves
             saving.send_signal(signal.SIGKILL)
         assert load(path) in models
-
-
-@contextmanager
-def small_disk(path: Path, kilobytes: int) -> Iterator[None]:
-    """A file system that is soon full."""
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "poise-test", str(path)]
-    subprocess.run(mount, check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
-
-
-def fill(path: Path) -> None:
-    """Write a file that leaves no room."""
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(4096))
 
 
 @pytest.mark.root

@@ -99,7 +99,7 @@ class Controller:
             after = {vip.index: vip for vip in model.vips}
             changed = [vip.index for vip in model.vips if before.get(vip.index) is not vip]
             removed = [index for index in before if index not in after]
-            is_first, self._rest, former = not self._vips, rest, self._direct
+            is_first, former = not self._vips, self._direct
             self._direct = frozenset(direct)
             try:
                 if is_first:
@@ -109,11 +109,13 @@ class Controller:
             except BaseException:
                 self._direct = former
                 raise
-            self._wishes = {vip_end(wish): wish for wish in wanted}
+            self._rest, self._wishes = rest, {vip_end(wish): wish for wish in wanted}
+            # An index that becomes free may be another VIP's at once.
+            old, new = ({vip_end(vip): vip for vip in vips.values()} for vips in (before, after))
             return Revised(
-                [after[index].name for index in changed if index not in before],
-                [after[index].name for index in changed if index in before],
-                [before[index].name for index in removed],
+                [vip.name for end, vip in new.items() if end not in old],
+                [vip.name for end, vip in new.items() if end in old and vip is not old[end]],
+                [vip.name for end, vip in old.items() if end not in new],
             )
 
     def _begin(self, model: Model, changed: Collection[int], removed: Collection[int]) -> None:
@@ -127,7 +129,9 @@ class Controller:
         self._vips = {vip.index: vip for vip in model.vips}
         self.watchlist.begin(self._vips)
         self._flags = self._flags_now()
-        self.choices = {vip.index: self._choose(vip) for vip in model.vips}
+        choices = {vip.index: self._choose(vip) for vip in model.vips}
+        self._tell_panic(choices)
+        self.choices = choices
         tables = [self._tables(vip) for vip in model.vips]
         self._store.save([self._vips[index] for index in changed], removed)
         self.model = model
@@ -283,21 +287,26 @@ class Controller:
             links, direct = self.reach.links, self._direct
             if any(vip.index not in before or not vip.held <= before[vip.index].held for vip in changed):
                 plan.plan(self.plane.present, changes, links=links, direct=direct)  # raises Crowded
+            self._hold_keys(model, [*changed, *(before[index] for index in gone)])
             self._store.save([vip for vip in changed if before.get(vip.index) is not vip], gone)
         except BaseException:
             self._flags = former
+            self._hold_keys(self.model, changed)
             self.watchlist.follow({index: before.get(index) for index in concerned})
             raise
         self.model, self._vips = model, after
         self._let_go(before, indices)
-        for index in gone:
-            self.choices.pop(index, None)
-            self._steered.pop(index, None)
+        for index in concerned & before.keys():
+            if index not in after or vip_end(after[index]) != vip_end(before[index]):
+                self.choices.pop(index, None)
+                self._steered.pop(index, None)
         self._tell_panic(choices)
         self.choices |= choices
-        if any(vip.quic_ids for vip in (*changed, *(before[index] for index in gone))):
-            self.plane.hold_keys(model.vips)
         self._apply(changes)
+
+    def _hold_keys(self, model: Model, changed: Iterable[Vip]) -> None:
+        if any(vip.quic_ids for vip in changed):
+            self.plane.hold_keys(model.vips)
 
     def _renew(self, indices: Collection[int], *, is_reach: bool = False) -> None:
         """Apply anew who takes the connections of these VIPs, and where their servers are reached."""

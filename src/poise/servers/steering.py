@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from poise.servers.care import LoadSource
 from poise.servers.load.estimate import Estimator, Opened
-from poise.servers.load.poll import Key, Poller
+from poise.servers.load.poll import Heard, Key, Poller
 from poise.servers.load.report import url_of
 from poise.servers.load.survival import STEP
 from poise.servers.load.watched import OWN, Counted, Lives, Shown, Watched
@@ -76,6 +76,7 @@ class Steering:
         self._told: dict[int, Steered] = {}
         self._open: dict[int, Numbers] = {}
         self._joined: dict[int, float] = {}  # by row, when a server came (back) to its VIP
+        self._asks = False
         self._lock = Lock()
 
     def watch(self, vips: Iterable[Vip], choices: Mapping[int, Choice]) -> None:
@@ -86,24 +87,33 @@ class Steering:
         """
         with self._lock:
             now, former = self._clock(), self._watched
-            self._watched = {}
             self._joined = {row: at for row, at in self._joined.items() if now - at < _REMEMBERED}
-            for vip in vips:
-                if vip.policy not in BY_LOAD or vip.mode is Mode.COOKIELESS or vip.index not in choices:
-                    continue
-                known = former.get(vip.index)
-                if known and _is_alike(known.vip, vip):
-                    before = set(known.rows.tolist())
-                    known.renew(vip, choices[vip.index])
-                    self._joined |= dict.fromkeys(set(known.rows.tolist()) - before, now)
-                    self._watched[vip.index] = known
-                else:
-                    self._watched[vip.index] = Watched(vip, choices[vip.index])
-                    self._told.pop(vip.index, None)
+            self._watched = {
+                vip.index: self._watch(vip, choices[vip.index], former.get(vip.index), now)
+                for vip in vips
+                if vip.policy in BY_LOAD and vip.mode is not Mode.COOKIELESS and vip.index in choices
+            }
             for gone in former.keys() - self._watched.keys():
                 self._told.pop(gone, None)
                 self._open.pop(gone, None)
-            self._poller.watch(dict(_targets(self._watched.values())))
+            targets = {
+                vip: watched for vip, watched in self._watched.items() if watched.vip.load.kind not in OWN
+            }
+            if targets or self._asks:
+                self._poller.watch(dict(_targets(targets.values())))
+            self._asks = bool(targets)
+
+    def _watch(self, vip: Vip, choice: Choice, known: Watched | None, now: float) -> Watched:
+        """Return what is known of a VIP, brought up to date, or a new one if it is another one by now."""
+        if not known or not _is_alike(known.vip, vip):
+            self._told.pop(vip.index, None)
+            self._open.pop(vip.index, None)
+            return Watched(vip, choice)
+        if known.vip is not vip or known.choice is not choice:  # most are as they were
+            before = known.rows
+            known.renew(vip, choice)
+            self._joined |= dict.fromkeys(np.setdiff1d(known.rows, before).tolist(), now)
+        return known
 
     def look(self) -> dict[int, Steered]:
         """Measure, write the loads of VIPs that are due, and return what is new for choices, by VIP index.
@@ -140,11 +150,15 @@ class Steering:
     def shown(self) -> dict[Key, Shown]:
         """Return the load of each server that takes connections in a VIP whose policy looks at loads."""
         with self._lock:
+            now = self._clock()
             return {
                 (vip, number): shown
                 for vip, watched in self._watched.items()
-                for number, shown in watched.shown.items()
+                for number, shown in watched.shown(self._heard_in(vip), now).items()
             }
+
+    def _heard_in(self, vip: int) -> Callable[[int], Heard]:
+        return lambda number: self._poller.heard((vip, number))
 
     def _wants_estimate(self, now: float) -> bool:
         looked = self._estimator.looked
@@ -184,7 +198,7 @@ class Steering:
             open=opened,
             opened_at=at,
         )
-        return watched.look(counted, lambda number: self._poller.heard((vip, number)), now)
+        return watched.look(counted, self._heard_in(vip), now)
 
     def _news(self, due: Iterable[int]) -> dict[int, Steered]:
         """Return what differs from what was told before."""
@@ -199,12 +213,10 @@ class Steering:
 
 def _targets(watched: Iterable[Watched]) -> Iterator[tuple[Key, tuple[str, LoadSource]]]:
     for each in watched:
-        source = each.vip.load
-        if source.kind not in OWN:
-            numbers = set(each.servers.tolist())
-            for server in each.vip.servers:
-                if server.id in numbers:
-                    yield (each.vip.index, server.id), (url_of(source, server), source)
+        source, chosen = each.vip.load, each.choice.shares
+        for server in each.vip.servers:
+            if server.id in chosen:
+                yield (each.vip.index, server.id), (url_of(source, server), source)
 
 
 def _by_id(servers: NDArray[np.int64], numbers: Numbers) -> Numbers:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must outlive a reboot: which id is which server's, the servers' states, and who was down."""
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
@@ -50,6 +51,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         """Open the file, made at first use; one process at a time. Raises PoiseError if it cannot be used."""
         self._path = path
+        self._saved: dict[int, bytes] = {}  # by VIP, a digest of what the file holds
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             is_new = _is_new(path)
@@ -84,6 +86,7 @@ class Store:
         try:
             rows = self._file.execute("SELECT number, content FROM vips ORDER BY number").fetchall()
             vips = tuple(_read(number, json.loads(content)) for number, content in rows)
+            self._saved = {number: _digest(content) for number, content in rows}
         except sqlite3.DatabaseError as error:
             raise _unreadable(self._path, str(error)) from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -94,13 +97,22 @@ class Store:
         return model
 
     def save(self, changed: Collection[Vip], gone: Collection[int] = ()) -> None:
-        """Save these VIPs, without secrets, and forget those of these indices, all in one step."""
+        """Save these VIPs, without secrets, and forget those of these indices, all in one step.
+
+        What is in the file already is not written again.
+        """
         rows = [(vip.index, json.dumps(_written(vip))) for vip in changed]
+        rows = [(index, content) for index, content in rows if self._saved.get(index) != _digest(content)]
+        if not rows and not gone:
+            return
         with self._transaction():
             for table, column in (("vips", "number"), ("down", "vip")):
                 statement = f"DELETE FROM {table} WHERE {column} = ?"  # noqa: S608  names of our own
                 self._file.executemany(statement, [(index,) for index in gone])
             self._file.executemany("INSERT OR REPLACE INTO vips VALUES (?, ?)", rows)
+        for index in gone:
+            self._saved.pop(index, None)
+        self._saved.update((index, _digest(content)) for index, content in rows)
 
     def down(self) -> dict[Key, Down]:
         """Return the servers that were found to be down when that was last saved."""
@@ -163,6 +175,10 @@ def _unreadable(path: Path, why: str | None) -> PoiseError:
         f"cannot read the server ids in {path} ({why!s:.100}): restore it from a backup, or delete it, which "
         "breaks the connections that are open"
     )
+
+
+def _digest(content: str) -> bytes:
+    return hashlib.blake2b(content.encode(), digest_size=16).digest()
 
 
 def _written(vip: Vip) -> dict[str, object]:

@@ -9,10 +9,10 @@ from random import Random
 
 import numpy as np
 
-from poise.servers.care import LoadKind, LoadSource
+from poise.servers.care import LoadSource
 from poise.servers.load.poll import Heard
 from poise.servers.load.report import Report
-from poise.servers.load.watched import Counted, Lives, Watched
+from poise.servers.load.watched import Counted, Watched
 from poise.servers.model import SERVER_IDS, Mode, Policy, Server, State, Vip
 from poise.servers.pick import Live, Pool, pick
 from poise.servers.schedule import schedule
@@ -46,6 +46,7 @@ class Worker:
     queue: deque[float] = field(default_factory=deque)
     busy_since: float = 0.0
     busy: float = 0.0  # seconds in this interval
+    latency: float = 0.0  # seconds that the latest requests took, a moving average
 
     def seconds(self, work: float) -> float:
         """How long that work takes."""
@@ -61,9 +62,10 @@ class Cluster:
         self.watched = Watched(self.vip, choice_of(self.vip))
         self.connections = np.zeros(SERVER_IDS)
         self.waits: list[float] = []  # seconds from a request's begin to its end
-        self._random = Random(seed)
+        self._random = Random(seed)  # noqa: S311 - a simulation
         self._lives = {number: Live() for number in range(len(workers))}
-        self._pool = Pool(range(len(workers)), range(len(workers)))
+        everybody = range(len(workers))
+        self._pool = Pool(everybody, everybody, hot_above=self.watched.hot_above)
         self._turn = 0
         self._inside = [0] * len(workers)
         self._ends: list[tuple[float, int, int, float]] = []  # time, number, server, begun
@@ -114,6 +116,7 @@ class Cluster:
     def _end(self, now: float, work: float) -> float:
         _, _, server, begun = heapq.heappop(self._ends)
         worker = self.workers[server]
+        worker.latency += (now - begun - worker.latency) / 10
         self._inside[server] -= 1
         if worker.queue:
             self._begin(server, now, worker.queue.popleft(), work)
@@ -139,11 +142,12 @@ class Cluster:
                 worker.busy_since = now
             cpu = worker.elsewhere + (1 - worker.elsewhere) * worker.busy / self.vip.load.interval
             worker.busy = 0.0
-            reports[number] = Heard(Report(cpu), now)
+            reports[number] = Heard(Report(cpu, worker.latency * 1000), now)
         inside, none = np.zeros(SERVER_IDS), np.zeros(SERVER_IDS)
         inside[: len(self._inside)] = self._inside
         counted = Counted(self.connections.copy(), none, none, inside, now)
         lives = self.watched.look(counted, reports.__getitem__, now)
         if lives:
-            written = zip(lives.rows.tolist(), lives.load.tolist(), lives.step.tolist(), strict=True)
-            self._lives = {row: Live(load, step) for row, load, step in written}
+            columns = (lives.rows, lives.load, lives.step, lives.latency)
+            written = zip(*(column.tolist() for column in columns), strict=True)
+            self._lives = {row: Live(load, step, 0, latency) for row, load, step, latency in written}

@@ -86,7 +86,7 @@ class Table:
         kept = (table["flags"][rows] != 0) & (fins != _FINS) & (silence <= samples.KEPT)
         places = np.flatnonzero(~known & ~kept)
         places = places[np.unique(rows[places], return_index=True)[1]]
-        flows, seen, ended, rows = (each[places] for each in (flows, seen, ended, rows))
+        flows, seen, ended, rows = flows[places], seen[places], ended[places], rows[places]
         begin = self._flows.begin[flows]
         begins = begin > self._at - 1
         table["fingerprint"][rows] = self._fingerprint[flows]

@@ -93,7 +93,7 @@ def test_estimates_do_not_drift(simulated: dict[str, NDArray[np.float64]], case:
 )
 @pytest.mark.parametrize("second", EARLY)
 def test_first_minutes_are_not_low(simulated: dict[str, NDArray[np.float64]], case: int, second: int) -> None:
-    """While little was learnt, silent flows get the benefit of the doubt: 15 % too low or 40 % too high at most."""
+    """While little was learnt, silent flows get the benefit of the doubt: -15 to +40 %."""
     estimated, opened = (simulated[name][second, case] for name in ("estimated", "open"))
     noise = 2 * opened**0.5
     assert 0.85 * opened - noise <= estimated <= 1.4 * opened + noise

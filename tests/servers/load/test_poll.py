@@ -58,7 +58,7 @@ def run(poller: Poller, until: Callable[[], bool]) -> None:
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(poller.run)
-                while not until():
+                while not until():  # noqa: ASYNC110 - nothing tells when a report was heard
                     await anyio.sleep(0.01)
                 tasks.cancel_scope.cancel()
 

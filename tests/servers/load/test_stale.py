@@ -46,14 +46,23 @@ def one_busy() -> list[Worker]:
 def test_stale_loads_are_not_worse_than_a_hash(
     policy: Policy, source: LoadSource, workers: Callable[[], list[Worker]], rate: float
 ) -> None:
-    """With loads that are up to a second old, 140 times a request, the slowest 1 % take no longer than by hash."""
+    """With loads up to a second old, 140 times a request, the slowest 1 % take no longer than by hash."""
     blind = run(workers(), Policy.HASH, source, rate)
     assert run(workers(), policy, source, rate).quantile(0.99) <= blind.quantile(0.99)
 
 
+@pytest.mark.parametrize(
+    ("workers", "rate"), [(equal, 800.0), (one_slow, 675.0), (one_busy, 675.0)], ids=["equal", "slow", "busy"]
+)
+def test_stale_latencies_are_not_worse_than_a_hash(workers: Callable[[], list[Worker]], rate: float) -> None:
+    """Latencies that are up to a second old draw no herd: the slowest 1 % take no longer than by hash."""
+    blind = run(workers(), Policy.HASH, CPU, rate)
+    assert run(workers(), Policy.PREQUAL, CPU, rate).quantile(0.99) <= blind.quantile(0.99)
+
+
 @each_policy
 def test_external_loads_of_short_connections_are_evened_out(policy: Policy) -> None:
-    """Of two servers of which one is four times as fast, it gets far more than half, whatever its requests last."""
+    """Of two servers of which one is four times as fast, that gets far more than half."""
     cluster = run([Worker(), Worker(speed=0.25)], policy, CPU, 125.0)
     assert 0.7 <= cluster.shares()[0] <= 0.9
 

@@ -71,7 +71,8 @@ class Estimator:
         former, now = self._former, Look(samples, vips, clock)
         self._former = now
         size = (max(vips, default=0) + 1) * SERVER_IDS
-        elapsed, new = 0.0, np.zeros(size // SERVER_IDS)
+        elapsed = 0.0
+        new = np.zeros(size // SERVER_IDS, np.int64)
         if former and clock > former.clock:
             elapsed = clock - former.clock
             same = now.same(former)
@@ -85,8 +86,8 @@ class Estimator:
         # Rows that are kept hide other flows: those that begin, and of those that go on about half as many.
         kept = min(now.kept / len(samples), _MOST_KEPT)
         weights *= crowded(now.kept, len(samples)) / max(now.kept, 1)
-        begun = np.bincount(now.row, weights * now.begun, minlength=size)
-        other = np.bincount(now.row, weights * ~now.begun, minlength=size)
+        begun = _sums(now.row, weights * now.begun, size)
+        other = _sums(now.row, weights, size) - begun
         result = {}
         for vip, opened in vips.items():
             book = self._books.setdefault(vip, _Book())
@@ -114,7 +115,8 @@ class Estimator:
         # are of these is what a flow's chance lacks that has just spoken: but no more than ends were missed.
         dead = np.minimum(dead, np.where(ends, most, 0.0))
         missed = np.minimum(1.0 - chances[: 2 * size, 0], np.repeat(dead / np.maximum(dead + over, 1e-9), 2))
-        return np.minimum((1.0 - silent) / (1.0 - missed[2 * vip + now.unspoken]), 1.0)
+        chance: Numbers = (1.0 - silent) / (1.0 - missed[2 * vip + now.unspoken])
+        return np.minimum(chance, 1.0)
 
     def _chances(self, indexes: Rows, clock: float) -> Numbers:
         """Return the chances to speak again, by kind: those of a few seconds ago are as good."""
@@ -134,6 +136,10 @@ class Estimator:
         long = np.flatnonzero(now.silence > KEPT)
         many[long] = np.exp(np.minimum(self._taken * (now.silence[long] - KEPT), _MOST_THINNED))
         return many
+
+
+def _sums(places: Rows, numbers: Numbers, size: int) -> Numbers:
+    return np.bincount(places, numbers, minlength=size).astype(np.float64, copy=False)
 
 
 def _counts_for(vips: Mapping[int, Opened], size: int) -> Numbers:
@@ -178,7 +184,7 @@ class _Book:
         chance explains (a gamma-Poisson model with the spread as its prior; Robbins, "An Empirical Bayes
         Approach to Statistics", 1956).
         """
-        # Of the connections placed it is known how many there were, so that chance in who is sampled drops out.
+        # It is known how many connections were placed, so that chance in who is sampled drops out.
         factor = (self._placed + _MODEST * one_in) / (self._sampled + _MODEST)
         measured = begun * factor + other * one_in
         unseen = min(self._placed, factor) / (1.0 + self._sampled)  # open, while perhaps none is sampled
@@ -192,5 +198,5 @@ class _Book:
         noise = float(((seen - awaited) ** 2 - awaited).sum()) / max(float((awaited**2).sum()), 1e-9)
         self._spread += (min(max(noise, 0.0), 1.0) - self._spread) * _SMOOTH
         trust = 1.0 / max(self._spread, _LEAST_SPREAD)
-        drawn = (trust + seen) / (trust / np.maximum(expected, 1e-6) + 1.0 / factor)
-        return drawn * (total / drawn.sum())
+        drawn: Numbers = (trust + seen) / (trust / np.maximum(expected, 1e-6) + 1.0 / factor)
+        return drawn * (total / float(drawn.sum()))

@@ -64,9 +64,10 @@ class Noise:
     def gain(self, before: Numbers, last: Numbers, load: Numbers, placed: float) -> float:
         """Return the gain that makes chance in loads do no more to shares than chance in a hash would.
 
-        before, last, load: of the same servers, at three looks in a row. placed: connections in an interval, of
-        all. What goes up by chance comes down the next time, while what a change of shares has done stays; loads
-        that swing from look to look, for any reason, are answered with a lower gain, so that they settle.
+        before, last, load: of the same servers, at three looks in a row. placed: connections in an interval,
+        of all. What goes up by chance comes down the next time, while what a change of shares has done stays;
+        loads that swing from look to look, for any reason, are answered with a lower gain, so that they
+        settle.
         """
         if not len(load) or placed <= 0:
             return 1.0
@@ -83,8 +84,8 @@ def level(measured: Measured) -> Level:
     With long connections that is the load as it is, and the step is the load per open connection. With short
     ones most of the load will have gone, and what is left of it is what other things than these connections
     cause. In between, of connections that last for D, exp(-T/D) of the load is left after T. Connections may
-    be credited with what they did not cause: then loads meet more slowly, but they meet all the same. As with a
-    gain below 1, where each server is expected to get again what it got, but for a part of the difference.
+    be credited with what they did not cause: then loads meet more slowly, but they meet all the same. As with
+    a gain below 1, where each server is expected to get again what it got, but for a part of the difference.
     """
     whole, placed = float(measured.load.sum()), float(measured.placed.sum())
     opened = max(measured.open, _LEAST_LOAD)
@@ -125,14 +126,14 @@ def _whole(numbers: Numbers) -> Words:
     return np.clip(np.rint(numbers), 0, _LARGEST).astype(np.uint32)
 
 
-def border(level: Level, placed: float) -> float:
-    """Return the load above which a server is hot: Prequal's quantile, in the middle of the interval.
+def border(level: Level) -> float:
+    """Return the load above which a server is hot: Prequal's quantile.
 
     Wydrowski et al., "Load is not what you should balance: Introducing Prequal", NSDI 2024, section 4:
-    Q_RIF = 2^-0.25. placed: connections of the VIP that are expected until the loads are written anew.
+    Q_RIF = 2^-0.25. It is of the loads as they are written, with nothing placed since: servers of low latency
+    get hot by what is placed on them, so that no more than that is placed by a latency that is late.
     """
-    ahead = float(level.step.mean()) * placed / len(level.load) / 2
-    return float(np.quantile(level.load, _QUANTILE, method="lower")) + ahead
+    return float(np.quantile(level.load, _QUANTILE, method="lower"))
 
 
 _QUANTILE: Final = 2**-0.25

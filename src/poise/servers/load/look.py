@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from poise.servers.load.survival import BINS, bins
 from poise.servers.model import SERVER_IDS
-from poise.servers.samples import BEGUN, KEPT, OVER, USED, Rows, Samples, ages, rows
+from poise.servers.samples import BEGUN, KEPT, OVER, UNIT, USED, Rows, Samples, ages, rows, units
 
 SHIFT: Final = SERVER_IDS.bit_length() - 1  # from a row to its VIP: shifts are ten times as fast as divisions
 _TICK: Final = 0.01  # seconds, of the kernel's coarse clock
@@ -26,11 +26,13 @@ class Look:
         self.rows = rows(samples)
         wanted = np.zeros(1 << 16, np.bool_)
         wanted[list(vips)] = True
-        self._wanted = wanted[self.rows // SERVER_IDS]
         self.used = (flags & USED) != 0
         self.starts = (flags & BEGUN) != 0
         self.over = (flags & OVER) != 0
-        self.places = np.flatnonzero(self.used & ~self.over & self._wanted)
+        goes_on = self.used & ~self.over
+        recent = np.uint32(units(clock)) - self.seen <= int(KEPT / UNIT)
+        self.kept = int((recent & goes_on).sum())  # of all VIPs
+        self.places = np.flatnonzero(goes_on & wanted[samples["vip"]])
         self.row = self.rows[self.places]
         seen = self.seen[self.places]
         self.begun = self.starts[self.places]
@@ -40,7 +42,6 @@ class Look:
         self.place = (2 * (self.row >> SHIFT) + self.unspoken) * BINS + bins(self.silence)
         over = self.rows[self.over] >> SHIFT
         self.ended = np.bincount(over, minlength=SERVER_IDS)
-        self.kept = int((self.silence <= KEPT).sum())
 
     def same(self, former: "Look") -> NDArray[np.bool_]:
         """Whether each row has the flow that it had."""

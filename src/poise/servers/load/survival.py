@@ -46,9 +46,12 @@ class Survival:
     def learn(self, places: Rows, spoke: NDArray[np.bool_], elapsed: float) -> None:
         """Take in one step: each flow's kind × BINS + bin of its silence then, and whether it spoke since."""
         fade = 0.5 ** (elapsed / _HALF_LIFE)
-        shape, size = self._at_risk.shape, self._at_risk.size
+        size = int(places.max(initial=0)) + 1
         for counts, seen in ((self._at_risk, places), (self._spoke, places[spoke])):
-            counts[:] = counts * fade + np.bincount(seen, minlength=size).reshape(shape)
+            new = np.bincount(seen, minlength=size)
+            used = counts.reshape(-1)[:size]  # kinds of larger numbers need not fade while they see nothing
+            used *= fade
+            used += new
 
     def forget(self, kinds: Rows) -> None:
         """Know nothing of these any longer."""

@@ -69,13 +69,12 @@ class Watched:
         """Know nothing yet."""
         self.due = 0.0
         self.awrr: Mapping[int, float] | None = None
-        self.shown: dict[int, Shown] = {}
         self._scale = Scale()
         self._noise = Noise()
         self._last = np.full(SERVER_IDS, np.nan)  # loads
         self._before_last = np.full(SERVER_IDS, np.nan)
         self._former: Counted | None = None
-        self._looked = 0.0
+        self._looked = self._measured_at = 0.0
         self._rate = np.full(SERVER_IDS, np.nan)  # packets or bytes a second
         self._mean = np.full(SERVER_IDS, np.nan)  # of loads
         self._heard_at = np.full(SERVER_IDS, np.nan)
@@ -84,7 +83,7 @@ class Watched:
 
     def renew(self, vip: Vip, choice: Choice) -> None:
         """Take over a changed VIP or choice; what is known of servers that stay is kept."""
-        self.vip = vip
+        self.vip, self.choice = vip, choice
         self.servers = np.array(sorted(choice.shares), np.int64)
         # The slow start is in the shares, so that a server just back is full with few connections.
         slow = dict(choice.shares)
@@ -95,7 +94,6 @@ class Watched:
         gone[self.servers] = False
         for kept in (self._rate, self._mean, self._heard_at, self._last, self._before_last):
             kept[gone] = np.nan
-        self.shown = {number: shown for number, shown in self.shown.items() if number in choice.shares}
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -130,7 +128,7 @@ class Watched:
         if measured is None:
             return None
         levels = level(measured)
-        hot = border(levels, float(measured.placed.sum())) if self.vip.policy is Policy.PREQUAL else None
+        hot = border(levels) if self.vip.policy is Policy.PREQUAL else None
         load, step = self._scale(levels, hot)
         return Lives(self.rows, load, step, latency)
 
@@ -163,9 +161,9 @@ class Watched:
         if kind in OWN:
             if kind is not LoadKind.CONNECTIONS:
                 load, since = self._rates(counted, former, elapsed), np.zeros(len(self.servers))
-            self._show_own(load, now - counted.opened_at if kind is LoadKind.CONNECTIONS else 0.0)
+            self._measured_at = counted.opened_at if kind is LoadKind.CONNECTIONS else now
         else:
-            fresh = self._show_reports(reports, now)
+            fresh = self._is_fresh(reports, now)
             if fresh.mean() >= _ENOUGH:
                 said = np.array([each.report.load if each.report else 0.0 for each in reports])
                 load = with_means(said, fresh, self._shares)
@@ -228,28 +226,32 @@ class Watched:
         if self.awrr is None or _differ(self.awrr, shares):
             self.awrr = shares
 
-    def _show_own(self, load: Numbers | None, age: float) -> None:
-        if load is None:
-            return
-        estimated = self.is_estimated and self.vip.load.kind is LoadKind.CONNECTIONS
-        for number, value in zip(self.servers.tolist(), load.tolist(), strict=True):
-            self.shown[number] = Shown(value, None, age, estimated)
-
-    def _show_reports(self, reports: list[Heard], now: float) -> NDArray[np.bool_]:
-        """Keep what is shown of reports; returns which of them count."""
-        stale = self.vip.load.stale
-        fresh = np.zeros(len(reports), np.bool_)
-        for place, (number, each) in enumerate(zip(self.servers.tolist(), reports, strict=True)):
-            if each.report is None:
-                self.shown[number] = Shown(fault=each.fault or "it has not reported its load yet")
-                continue
-            age, fault = now - each.at, each.fault
-            fresh[place] = age <= stale
-            if age > stale:
-                late = f"its last report is {age:.1f} s old, and does not count after {stale:g} s"
-                fault = f"{late}: {fault}" if fault else late
-            self.shown[number] = Shown(each.report.load, each.report.latency, age, fault=fault)
+    def _is_fresh(self, reports: list[Heard], now: float) -> NDArray[np.bool_]:
+        at = np.array([each.at if each.report else -np.inf for each in reports])
+        fresh: NDArray[np.bool_] = now - at <= self.vip.load.stale
         return fresh
+
+    def shown(self, heard: Callable[[int], Heard], now: float) -> dict[int, Shown]:
+        """Return the loads of the servers that take connections, by id."""
+        ids = self.servers.tolist()
+        if self.vip.load.kind not in OWN:
+            return {number: _shown(heard(number), now, self.vip.load.stale) for number in ids}
+        estimated = self.is_estimated and self.vip.load.kind is LoadKind.CONNECTIONS
+        known = [(number, float(self._last[number])) for number in ids]
+        age = now - self._measured_at
+        return {
+            number: Shown() if np.isnan(load) else Shown(load, None, age, estimated) for number, load in known
+        }
+
+
+def _shown(heard: Heard, now: float, stale: float) -> Shown:
+    if heard.report is None:
+        return Shown(fault=heard.fault or "it has not reported its load yet")
+    age, fault = now - heard.at, heard.fault
+    if age > stale:
+        late = f"its last report is {age:.1f} s old, and does not count after {stale:g} s"
+        fault = f"{late}: {fault}" if fault else late
+    return Shown(heard.report.load, heard.report.latency, age, fault=fault)
 
 
 def _microseconds(reports: list[Heard], fresh: NDArray[np.bool_]) -> Words:
