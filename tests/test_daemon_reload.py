@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -202,8 +203,14 @@ def test_why_names_the_server_that_gets_the_next_connection(afresh: tuple[Site, 
             )
         with closing(client):
             accepted, _ = listening.accept()
-            with closing(accepted):
+            with closing(accepted), ThreadPoolExecutor(1) as pool:
                 assert {server["name"] for server in told["servers"]} == {"web1", "web2"}
+                asked = pool.submit(balancer.client.why, CLIENT_END, VIP_END, wait=WITHIN)
+                while not asked.done():
+                    client.sendall(b"is this packet the one?")
+                    time.sleep(0.05)
+                assert asked.result()["server"] == number
+                assert asked.result()["reason"] in {"handshake", "cookie"}
     nothing = balancer.client.why(CLIENT_END, VIP_END, wait=0.2)
     assert nothing["server"] is None
     assert nothing["reason"] == "none"

@@ -107,16 +107,20 @@ def of(
     return pytest.mark.parametrize("room", cases, indirect=True)
 
 
+def _draw(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311  the same in each run
+
+
 def _clients(seed: int, number: int) -> Iterator[tuple[End, int]]:
     """Connections, each from another port: of the client's address and ISN."""
-    draw = random.Random(seed)
+    draw = _draw(seed)
     for place in range(number):
         client = End(IPv4Address(CLIENTS + draw.getrandbits(20)), 1024 + place % 60000)
         yield client, draw.getrandbits(32)
 
 
 def _busy(seed: int) -> dict[int, Live]:
-    draw = random.Random(seed)
+    draw = _draw(seed)
     return {
         number: Live(draw.randrange(1000), draw.randrange(9), 0, draw.choice((0, draw.randrange(1, 500))))
         for number in IDS
@@ -129,7 +133,7 @@ def test_python_picks_as_the_program_does(room: Room) -> None:
     room.put_lives(_busy(1))
     for place, (client, isn) in enumerate(_clients(2, PICKS)):
         if place == PICKS // 2:  # from here on the pool holds servers that take none any more
-            room.put_ready(set(random.Random(3).sample(IDS, 4)))
+            room.put_ready(set(_draw(3).sample(IDS, 4)))
         assert room.send(client, isn) == room.expect(client, isn)
 
 
@@ -152,7 +156,7 @@ def test_without_loads_connections_go_by_weight(room: Room) -> None:
 @of(*Policy)
 def test_no_connection_goes_to_a_server_that_takes_none(room: Room) -> None:
     """From the moment that a server is drained, and before the pool is replaced, it gets no SYN."""
-    draw = random.Random(5)
+    draw = _draw(5)
     for _ in range(50):
         ready = set(draw.sample(IDS, draw.randrange(len(IDS))))
         room.put_ready(ready)

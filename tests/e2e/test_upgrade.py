@@ -71,15 +71,23 @@ def take_over(lab: ServersLab, balancer: Balancer, change: Callable[[], None]) -
     requests, connections = short.finish(), lived.finish()
     assert (requests.failed, requests.reasons) == (0, {})
     assert connections.reasons == {}
-    assert drops(balancer) == {}
+    # While connections were carried, what was not known yet had to be sent again.
+    assert drops(balancer).keys() <= {"drop_connection_not_yet_known"}
     assert sum(server["connections"] for server in balancer.client.servers()) > counted
-    print(f"{requests.served} requests, p99 {requests.p99_ms} ms, longest {requests.max_ms} ms")  # noqa: T201
     assert not (lab.pins / "switched").exists()
 
 
-@pytest.mark.parametrize("mode", ["stateless", "stateful"])
 @pytest.mark.parametrize(
-    "settings", [{"vip_limit": 128, "handshake_rows": 32768}, {"vip_limit": 16}], ids=str
+    ("mode", "settings"),
+    [
+        pytest.param("stateless", {"vip_limit": 128}, id="more-vips"),
+        pytest.param(
+            "stateless", {"vip_limit": 16, "handshake_rows": 32768}, id="rows", marks=pytest.mark.slow
+        ),
+        pytest.param("stateful", {"vip_limit": 16}, id="fewer-vips", marks=pytest.mark.slow),
+        pytest.param("stateful", {"connection_rows": 128}, id="more-connections"),
+        pytest.param("stateful", {"connection_rows": 32}, id="fewer-connections", marks=pytest.mark.slow),
+    ],
 )
 def test_tables_of_another_size_take_over(mode: str, settings: dict[str, int]) -> None:
     """No request fails when limits change at a restart, and what was counted goes on."""

@@ -42,6 +42,16 @@ def test_a_reading_applies_only_what_differs(here: Room) -> None:
     assert contents(plane).indices() == {0}
 
 
+def test_a_vip_may_take_the_place_of_another_one(here: Room) -> None:
+    """A new VIP that gets the index of one that goes at the same time is told as new."""
+    here.bring(1, 2)
+    controller, plane = here.start(here.config(vip(1), vip(2, port=81)))
+    assert here.read(controller, here.config(vip(2, port=82), vip(1))) == (["vip82"], [], ["vip81"])
+    assert {each.name: each.index for each in controller.model.vips} == {"vip82": 1, "vip80": 0}
+    assert [pool(plane, index) for index in (0, 1)] == [(0,), (0,)]
+    assert contents(plane).indices() == {0, 1}
+
+
 def test_direct_prefixes_come_and_go_with_a_reading(here: Room) -> None:
     """All VIPs ask for the prefixes once there are some, and no longer when there are none."""
     here.bring(1)

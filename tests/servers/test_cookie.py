@@ -2,14 +2,14 @@
 import json
 import subprocess
 import sys
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from poise.servers import cookie
-from poise.servers.model import SERVER_IDS
+from poise.servers.model import SERVER_IDS, Address
 
 KEY = bytes(range(16))
 WORDS = st.integers(0, 0xFFFFFFFF)
@@ -110,3 +110,21 @@ def test_another_client_has_another_cookie(key: bytes, client: int, port: int) -
         cookie.flow_hash(key, cookie.end_bytes(IPv4Address("192.0.2.10"), 81, 6), IPv4Address(client), port),
     }
     assert len(hashes) == 4
+
+
+@given(
+    st.one_of(
+        st.tuples(*[st.integers(0, 2**32 - 1).map(IPv4Address)] * 2),
+        st.tuples(*[st.integers(0, 2**128 - 1).map(IPv6Address)] * 2),
+    ),
+    st.integers(0, 65535),
+    st.binary(min_size=16, max_size=16),
+)
+def test_a_hash_is_resumed_from_the_state_of_its_vip(
+    addresses: tuple[Address, Address], port: int, key: bytes
+) -> None:
+    """What the tables hold of a VIP leads to the same hashes as the key."""
+    vip, client = addresses
+    end = cookie.end_bytes(vip, 80, 6)
+    resumed = cookie.resumed_hash(cookie.vip_state(key, end), client, port)
+    assert resumed == cookie.flow_hash(key, end, client, port)

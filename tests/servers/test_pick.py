@@ -27,7 +27,7 @@ def test_only_who_takes_connections_is_picked(
     assert picked in ready & set(POOL.ids) if ready & set(POOL.ids) else picked is None
 
 
-@given(lives=st.fixed_dictionaries({server: LIVES for server in POOL.ids}), turn=st.integers(0, 0xFFFFFFFF))
+@given(lives=st.fixed_dictionaries(dict.fromkeys(POOL.ids, LIVES)), turn=st.integers(0, 0xFFFFFFFF))
 def test_least_loaded_is_the_least_loaded(lives: dict[int, Live], turn: int) -> None:
     """No server has less load in effect than the one that is picked."""
     picked = pick(Policy.LEAST_LOADED, POOL, lives, turn=turn)
@@ -35,7 +35,7 @@ def test_least_loaded_is_the_least_loaded(lives: dict[int, Live], turn: int) -> 
     assert lives[picked].in_effect == min(live.in_effect for live in lives.values())
 
 
-@given(lives=st.fixed_dictionaries({server: LIVES for server in POOL.ids}), number=NUMBERS)
+@given(lives=st.fixed_dictionaries(dict.fromkeys(POOL.ids, LIVES)), number=NUMBERS)
 def test_of_two_the_one_with_less_load_is_picked(lives: dict[int, Live], number: int) -> None:
     """And never one that was not drawn."""
     two = drawn(POOL, random_number(number, 0))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -118,4 +119,4 @@ def test_awrr_gives_a_share_to_each_and_to_nobody_else(loads: dict[int, float]) 
     assert set(shares) == set(loads)
     assert all(2 <= share <= 30 for share in shares.values())
     by_load = sorted(loads, key=lambda server: loads[server])
-    assert all(shares[one] >= shares[two] for one, two in zip(by_load, by_load[1:], strict=False))
+    assert all(shares[one] >= shares[two] for one, two in pairwise(by_load))

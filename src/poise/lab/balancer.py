@@ -30,7 +30,7 @@ class Balancer:
         return None if self._process is None or self._process.poll() is not None else self._process.pid
 
     def start(self, within: float = _READY_WITHIN) -> None:
-        """Start it and return once its socket answers; raises LabError with its log if it does not in time."""
+        """Start it and return once its socket answers; LabError with its log if it does not in time."""
         with self.log.open("a") as log:
             self._process = self.namespace.popen(self._command("up"), stdout=log, stderr=log)
         deadline = time.monotonic() + within

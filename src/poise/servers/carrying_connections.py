@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The connections of stateful VIPs, carried into a table of another size or layout: see connections.h.
 
-A connection keeps its slot, which its timestamps carry. Its row is known from the hash of its flow.
+A connection keeps its slot, which its timestamps carry, unless in a table of fewer rows two meet there. Its
+row is known from the hash of its flow.
 """
 
 from collections.abc import Iterator
@@ -93,31 +94,45 @@ def _targets(
 
 
 def _enter(record: Records, slot: int, connection: Records, origin: Records) -> None:
-    """Write one connection into its slot of a row, unless another one that is established has it."""
+    """Write one connection into its slot of a row, or into a free one if an established one has it."""
     slots, index = record["connections"][0], record["index"][0]
     who, held = int(connection["who"]), int(slots["who"][slot])
     fingerprint = who >> 32
-    if held >> 32 == fingerprint and held:
-        if not held & _ANSWERED:
-            for name in ("isn", "first_tsval", "last_tsval", "awaited"):
-                slots[name][slot] = connection[name]
-        who = held | who & 0xFFFF
-        if who & _CLOSED or who & _FINS == _FINS:
-            who &= ~_ESTABLISHED
-        slots["who"][slot] = who
+    if held and held >> 32 == fingerprint:
+        _merge(slots[slot], connection)
         return
-    if _is_known(record, fingerprint) or held & _ESTABLISHED:
+    if _is_known(record, fingerprint):
         return
+    if held & _ESTABLISHED:
+        free = np.flatnonzero(slots["who"] == 0)
+        if not len(free) or not who & _ESTABLISHED:
+            return
+        slot, held = int(free[len(free) // 2]), 0  # what its timestamps do not lead to, the index does
     if not _put_into_index(index, fingerprint, slot):
         return
     if held:
-        gone = [place for place in _line(held >> 32) if index[place] == _entry(held >> 32, slot)]
-        index[gone] = _PLACE_GONE
-    for name in slots.dtype.names or ():
-        if name not in ("who", "taken") and name in (connection.dtype.names or ()):
-            slots[name][slot] = connection[name]
+        index[[place for place in _line(held >> 32) if index[place] == _entry(held >> 32, slot)]] = (
+            _PLACE_GONE
+        )
+    names = set(slots.dtype.names or ()) & set(connection.dtype.names or ())
+    _copy(slots[slot], connection, names - {"who", "taken"})
     record["origins"][0, slot] = origin
     slots["who"][slot] = who
+
+
+def _merge(held: Records, connection: Records) -> None:
+    """Note in a connection what happened to it according to the former table."""
+    if not int(held["who"]) & _ANSWERED:
+        _copy(held, connection, {"isn", "first_tsval", "last_tsval", "awaited"})
+    who = int(held["who"]) | int(connection["who"]) & 0xFFFF
+    if who & _CLOSED or who & _FINS == _FINS:
+        who &= ~_ESTABLISHED
+    held["who"] = who
+
+
+def _copy(to: Records, source: Records, names: set[str]) -> None:
+    for name in names:
+        to[name] = source[name]
 
 
 def _is_known(record: Records, fingerprint: int) -> bool:

@@ -99,7 +99,7 @@ class Controller:
             after = {vip.index: vip for vip in model.vips}
             changed = [vip.index for vip in model.vips if before.get(vip.index) is not vip]
             removed = [index for index in before if index not in after]
-            is_first, self._rest, former = not self._vips, rest, self._direct
+            is_first, former = not self._vips, self._direct
             self._direct = frozenset(direct)
             try:
                 if is_first:
@@ -109,11 +109,13 @@ class Controller:
             except BaseException:
                 self._direct = former
                 raise
-            self._wishes = {vip_end(wish): wish for wish in wanted}
+            self._rest, self._wishes = rest, {vip_end(wish): wish for wish in wanted}
+            # An index that becomes free may be another VIP's at once.
+            old, new = ({vip_end(vip): vip for vip in vips.values()} for vips in (before, after))
             return Revised(
-                [after[index].name for index in changed if index not in before],
-                [after[index].name for index in changed if index in before],
-                [before[index].name for index in removed],
+                [vip.name for end, vip in new.items() if end not in old],
+                [vip.name for end, vip in new.items() if end in old and vip is not old[end]],
+                [vip.name for end, vip in old.items() if end not in new],
             )
 
     def _begin(self, model: Model, changed: Collection[int], removed: Collection[int]) -> None:
@@ -127,7 +129,9 @@ class Controller:
         self._vips = {vip.index: vip for vip in model.vips}
         self.watchlist.begin(self._vips)
         self._flags = self._flags_now()
-        self.choices = {vip.index: self._choose(vip) for vip in model.vips}
+        choices = {vip.index: self._choose(vip) for vip in model.vips}
+        self._tell_panic(choices)
+        self.choices = choices
         tables = [self._tables(vip) for vip in model.vips]
         self._store.save([self._vips[index] for index in changed], removed)
         self.model = model
@@ -292,9 +296,10 @@ class Controller:
             raise
         self.model, self._vips = model, after
         self._let_go(before, indices)
-        for index in gone:
-            self.choices.pop(index, None)
-            self._steered.pop(index, None)
+        for index in concerned & before.keys():
+            if index not in after or vip_end(after[index]) != vip_end(before[index]):
+                self.choices.pop(index, None)
+                self._steered.pop(index, None)
         self._tell_panic(choices)
         self.choices |= choices
         self._apply(changes)

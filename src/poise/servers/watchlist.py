@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from poise.endpoints import write_end
 from poise.servers.events import Events, Kind
@@ -15,6 +16,7 @@ from poise.servers.store import Down, Key, Store
 from poise.servers.vigil import Counted, Target, Verdict, Vigil
 
 _WATCHED: Final = (State.READY, State.DRAIN)
+_COUNTED: Final = ("connections", "resets", "repeats")  # as in Counted
 
 
 class Watchlist:
@@ -31,6 +33,7 @@ class Watchlist:
         self._news: dict[Key, Verdict] = {}
         self._unsaved: dict[Key, Down | None] = {}
         self._targets: dict[int, dict[Key, Target]] = {}
+        self._counts: NDArray[np.uint64] | None = None  # at the last look, by row
 
     def begin(self, vips: Mapping[int, Vip]) -> None:
         """Watch the servers of all VIPs; those that were down before are so until they recover."""
@@ -73,15 +76,19 @@ class Watchlist:
             self._news[key] = verdict
 
     def observe(self, readings: Readings) -> None:
-        """Have those judged that are judged by their packets."""
-        keys = self._vigil.judged_by_packets()
-        if not keys:
+        """Have those judged that are judged by their packets; only who got new ones is looked at."""
+        vips = {index for index, targets in list(self._targets.items()) if _is_passive(targets)}
+        if not vips:
             return
-        traffic = readings.traffic({index for index, _ in keys})
-        chosen = traffic[np.array([index * SERVER_IDS + number for index, number in keys])]
-        columns = (chosen[name].tolist() for name in ("connections", "resets", "repeats"))
-        counted = dict(zip(keys, map(Counted, *columns), strict=True))
-        self._vigil.observe(counted)
+        traffic = readings.traffic(vips)
+        counts = np.stack([traffic[name].astype(np.uint64) for name in _COUNTED])
+        if self._counts is None or self._counts.shape != counts.shape:
+            self._counts = np.full(counts.shape, np.iinfo(np.uint64).max, np.uint64)
+        rows = np.flatnonzero((counts != self._counts).any(axis=0))
+        self._counts = counts
+        keys = zip((rows // SERVER_IDS).tolist(), (rows % SERVER_IDS).tolist(), strict=True)
+        found = zip(keys, *counts[:, rows].tolist(), strict=True)
+        self._vigil.observe({key: Counted(*counted) for key, *counted in found})
 
     def tell_changes(self, events: Events, vips: Mapping[int, Vip]) -> None:
         """Tell the verdicts that have changed since the last time, and keep them to be saved."""
@@ -125,3 +132,8 @@ def _targets(vip: Vip) -> dict[Key, Target]:
         for server in vip.servers
         if server.state in _WATCHED
     }
+
+
+def _is_passive(targets: Mapping[Key, Target]) -> bool:
+    """Return whether the servers of a VIP are judged by their packets: all of them are, or none."""
+    return next((target.passive is not None for target in targets.values()), False)
