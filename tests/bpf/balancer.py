@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real programs, loaded with real tables, and run on packets by BPF_PROG_TEST_RUN."""
 
+import mmap
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -83,12 +84,15 @@ class Balancer:
         }
         self._maps = {name: self._object.map(name) for name in MAPS}
         self.connections = Connections(self._map("connections"), self._object.program("sweep"))
+        self._mapped = [_mapped(self._map(name)) for name in ("open_connections", "samples", "lives")]
         self._present = Tables()
         self._shape = Shape(self._map("vips").max_entries, self._map("origins").max_entries)
         self.remember_in(HANDSHAKE_ROWS)
 
     def close(self) -> None:
         """Unload the programs."""
+        for memory in self._mapped:
+            memory.close()
         self._object.close()
 
     def _map(self, name: str) -> Map:
@@ -133,8 +137,8 @@ class Balancer:
         self.forget_handshakes()
         turns.update([(row, 0) for row, _ in turns.nonzero()])
         self._map("connections").set(0, {})
-        for name in ("open_connections", "samples", "lives"):
-            self._map(name).update([(row, {}) for row, _ in self._map(name).nonzero()])
+        for memory in self._mapped:
+            memory[:] = bytes(len(memory))
         budgets = self._map("budgets")
         budgets.update([(row, [{} for _ in cpus]) for row, cpus in budgets.nonzero()])
         for table in (self._map("flows"), self._map("fragments")):
@@ -289,6 +293,12 @@ class Balancer:
     def spend_reset_budget(self, second: int, *, left: int) -> None:
         """Leave so many copies of resets to each CPU in that second of the monotonic clock."""
         self.spend("reset_copies", RESET_COPIES_PER_SECOND, second, left=left)
+
+
+def _mapped(table: Map) -> mmap.mmap:
+    """Return an array's memory, in which each value begins at a multiple of eight bytes."""
+    length = table.max_entries * (table.value.size + 7 & ~7)
+    return mmap.mmap(table.fd, length + mmap.PAGESIZE - 1 & ~(mmap.PAGESIZE - 1))
 
 
 def _key(vip: Vip, client: End) -> dict[str, Any]:
