@@ -9,14 +9,18 @@ from importlib.resources import as_file, files
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
+import numpy as np
+
 from poise.kernel.libbpf import Object
 from poise.kernel.maps import Map
-from poise.servers import tables
-from poise.servers.apply import carry_out
 from poise.servers.connections import Connections
+from poise.servers.contents import carry_out, shape_of
+from poise.servers.ends import GONE
 from poise.servers.model import SERVER_IDS, Address, Hop, Link, Model, State, Vip
 from poise.servers.pick import Live, Pool
-from poise.servers.tables import Shape, Tables, Write
+from poise.servers.plan import plan, singles
+from poise.servers.rows import Records, address_row, of_model
+from poise.servers.tables import Present, Write
 from tests.bpf.packets import End
 from tests.bpf.services import TOKEN
 
@@ -85,8 +89,7 @@ class Balancer:
         self._maps = {name: self._object.map(name) for name in MAPS}
         self.connections = Connections(self._map("connections"), self._object.program("sweep"))
         self._mapped = [_mapped(self._map(name)) for name in ("open_connections", "samples", "lives")]
-        self._present = Tables()
-        self._shape = Shape(self._map("vips").max_entries, self._map("origins").max_entries)
+        self._present = Present.empty(shape_of(self._maps))
         self.remember_in(HANDSHAKE_ROWS)
 
     def close(self) -> None:
@@ -119,17 +122,20 @@ class Balancer:
         links: Mapping[int, Link] | None = None,
     ) -> Generator[Write, None, None]:
         """Do the same step by step: yields each write when it is done; if closed, does the rest."""
-        present, shape = self._present, self._shape
-        wanted = tables.desired(model, hops, direct, links or {}, key=key, present=present, shape=shape)
-        steps = iter(tables.plan(present, wanted))
+        present, links = self._present, links or {}
+        changes = dict.fromkeys(present.indices()) | of_model(model, hops, key, direct, links)
+        steps = singles(plan(present, changes, links=links, direct=direct))
         try:
             for step in steps:
-                carry_out(step, self._maps)
+                self._write(step)
                 yield step
         finally:
             for step in steps:
-                carry_out(step, self._maps)
-            self._present = wanted
+                self._write(step)
+
+    def _write(self, step: Write) -> None:
+        carry_out(step, self._maps)
+        self._present.note(step)
 
     def start_afresh(self) -> None:
         """Forget handshakes, flows, fragments and what was spent; each VIP's first server is the next."""
@@ -147,7 +153,7 @@ class Balancer:
 
     def forget_clocks(self) -> None:
         """Forget what was seen of the servers' clocks."""
-        self._map("server_clocks").update([(row, {}) for row in self._present.servers])
+        self._map("server_clocks").clear(np.flatnonzero(self._present.servers["state"]))
 
     def age_fragments(self, by: int) -> None:
         """Have all first fragments come earlier, in units of the program's coarse_time()."""
@@ -160,9 +166,14 @@ class Balancer:
         settings = {"token": TOKEN, "handshake_mask": rows - 1, "flow_rate": FLOW_RATE}
         self._map("settings").set(0, settings | {"sample_mask": SAMPLE_MASK})
 
+    def _row(self, vip: Vip) -> Records:
+        vips = self._present.vips
+        row: Records = vips[(vips["index"] == vip.index) & (vips["end"] > GONE)][0]
+        return row
+
     def put_pool(self, vip: Vip, pool: Pool) -> None:
         """Have these servers take the VIP's new connections."""
-        number = next(row["pool"] for row in self._present.vips.values() if row["index"] == vip.index)
+        number = int(self._row(vip)["pool"])
         row = {"size": len(pool.ids), "ids": pool.ids, "turns": len(pool.schedule), "schedule": pool.schedule}
         self._map("maglevs").set(number, {"ids": pool.maglev})
         self._map("pools").set(number, row)
@@ -219,12 +230,12 @@ class Balancer:
     def watch(self, vip: Vip, client: End) -> None:
         """Ask where the next packet of a client's flow goes."""
         self._map("watches").set(_key(vip, client), {})
-        flags = next(row["flags"] for row in self._present.vips.values() if row["index"] == vip.index)
+        flags = int(self._row(vip)["flags"])
         self.change_vip(vip, flags=flags | IS_WATCHED)
 
     def unwatch(self, vip: Vip) -> None:
         """Let nobody be asked about the VIP's flows."""
-        flags = next(row["flags"] for row in self._present.vips.values() if row["index"] == vip.index)
+        flags = int(self._row(vip)["flags"])
         self.change_vip(vip, flags=flags)
 
     def watched(self, vip: Vip, client: End) -> tuple[str, int | None, int]:
@@ -304,7 +315,7 @@ def _mapped(table: Map) -> mmap.mmap:
 def _key(vip: Vip, client: End) -> dict[str, Any]:
     address = client.address
     mapped = address if isinstance(address, IPv6Address) else IPv6Address(f"::ffff:{address}")
-    return {"client": tables.address_row(mapped), "port": client.port, "vip": vip.index}
+    return {"client": address_row(mapped), "port": client.port, "vip": vip.index}
 
 
 def _flow(key: dict[str, Any]) -> tuple[Address, int, int]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real tables, without packets: adoption, repair, and tables of other sizes."""
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -309,3 +310,23 @@ def test_handshakes_are_found_in_a_table_of_another_size(pins: Path, rows: int) 
             places = [(row, way) for row in range(1, rows, 512) for way in range(3)]
             found = [place for place in places if handshake(new, *place) == other]
             assert [row for row, _ in found] == ([1] if rows == 512 else [513, 1537])
+
+
+@pytest.mark.slow
+def test_all_servers_of_512_vips_are_written_in_seconds(pins: Path) -> None:
+    """A first start with 256,000 servers has their rows worked out and written within 8 s, and reads them."""
+    first, hop = IPv4Address("10.0.0.0"), Hop(None, 7, bytes(6), bytes(6), valid=True)
+    vips = tuple(
+        replace(vip(0), index=index, address=IPv4Address("192.0.2.0") + index, servers=servers)
+        for index in range(512)
+        for servers in [tuple(server(number, first + 512 * index + number) for number in range(500))]
+    )
+    hops: dict[Address, Hop] = {first + number: hop for number in range(512 * 512)}
+    with started(pins, replace(SMALL, vip_limit=512)) as plane:
+        begun = time.perf_counter()
+        wanted = of_model(Model(vips), hops, KEY)
+        plane.replace(wanted.values(), links={}, direct=frozenset())
+        assert time.perf_counter() - begun < 8
+        with started(pins, replace(SMALL, vip_limit=512)) as again:
+            assert again.replace(wanted.values(), links={}, direct=frozenset()) == 0
+            assert np.count_nonzero(again.present.servers["state"]) == 256_000

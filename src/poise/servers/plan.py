@@ -4,7 +4,7 @@
 Pure, as decide.py.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from poise.quic.tables import CODEPOINTS
 from poise.servers import ends
 from poise.servers.ends import GONE
 from poise.servers.model import SERVER_IDS, Link
-from poise.servers.rows import CUT, IS_WATCHED, ORIGIN, VIP, Records, VipTables, origins_of
+from poise.servers.rows import CUT, IS_WATCHED, ORIGIN, VIP, Pool, Records, VipTables, origins_of
 from poise.servers.tables import Network, Present, Write, differs, is_set, link_rows
 
 Changes = Mapping[int, VipTables | None]
@@ -129,22 +129,33 @@ def _vips(
     table = present.vips
     records = np.concatenate([np.zeros(0, VIP), *(tables.vip for tables in wanted)])
     places = ends.place(table["end"], records["end"])
-    in_use = table["pool"][table["end"] > GONE]
+    leaving = np.isin(table["index"], concerned) & (table["end"] > GONE)
+    leaving[places] = False
+    staying = (table["end"] > GONE) & ~leaving
+    in_use = [set(table["pool"][rows].tolist()) for rows in (staying, leaving)]
     for tables, record, row in zip(wanted, records, places, strict=True):
         held = table[row]
         mine = held["end"] == record["end"] and held["index"] == tables.index
-        pool = int(held["pool"]) if mine else 2 * tables.index
-        if pool in in_use and present.pools.get(pool) != tables.pool:
-            pool ^= 1
-        record["pool"] = pool
+        first = int(held["pool"]) if mine else 2 * tables.index
+        ranks = [_rank(number, tables.pool, present, *in_use) for number in (first, first ^ 1)]
+        record["pool"] = first ^ int(ranks[1] < ranks[0])
         if tables.index in present.watched:
             record["flags"] |= IS_WATCHED
-    leaving = np.isin(table["index"], concerned) & (table["end"] > GONE)
-    leaving[places] = False
     gone = _gone(table, places, records["end"], np.flatnonzero(leaving))
     changed = differs(table[places], records)
     rows = dict(zip((tables.index for tables in wanted), places.tolist(), strict=True))
     return (places[changed], records[changed]), list(_part("vips", *gone)), rows
+
+
+def _rank(
+    number: int, content: Pool, present: Present, staying: Container[int], leaving: Container[int]
+) -> int:
+    """Return how bad a pool is: it has the content, is free, or a VIP that goes or stays uses it."""
+    if number in staying or number in leaving:
+        if present.pools.get(number) == content:
+            return 0
+        return 3 if number in staying else 2
+    return 1
 
 
 def _gone(
@@ -166,11 +177,11 @@ def _pools(
 ) -> Iterator[Write]:
     """Yield the pools that VIPs are to use from now on, each written afresh, its Maglev table first."""
     contents = {tables.index: tables.pool for tables in wanted}
+    in_use = set(present.vips["pool"][present.vips["end"] > GONE].tolist())
     numbers, pools = [], []
-    for row, record in zip(*vips, strict=True):
-        before, number, content = present.vips[row], int(record["pool"]), contents[int(record["index"])]
-        in_use = before["end"] > GONE and before["pool"] == number
-        if not in_use or present.pools.get(number) != content:
+    for record in vips[1]:
+        number, content = int(record["pool"]), contents[int(record["index"])]
+        if number not in in_use or present.pools.get(number) != content:
             numbers.append(number)
             pools.append(content)
     if numbers:
