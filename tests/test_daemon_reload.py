@@ -185,6 +185,12 @@ def test_a_plan_tells_what_a_reload_would_do_and_does_nothing(
     assert told["moved"][f"{VIP}:80"] == pytest.approx(0.5, abs=0.1)
     assert told["restart"] == ["handshake_rows"]
     assert balancer.client.vips() == before
+    site.configure(vip(policy="maglev"))
+    told = balancer.client.plan(site.configuration)
+    assert [change["vip"] for change in told["changes"]] == [f"{VIP}:80"]
+    assert told["restart"] == []
+    assert balancer.client.vips() == before
+    assert balancer.client.reload()["changed"] == [f"{VIP}:80"]
 
 
 def test_why_names_the_server_that_gets_the_next_connection(afresh: tuple[Site, Balancer]) -> None:

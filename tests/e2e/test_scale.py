@@ -96,7 +96,10 @@ def start(balancer: Balancer) -> float:
     seconds = time.monotonic() - begun
     fields = Path(f"/proc/{balancer.pid}/stat").read_text().rpartition(")")[2].split()
     busy = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")  # utime and stime of proc(5)
-    print(f"the start took {seconds:.1f} s, of which it was busy for {busy:.1f} s")  # noqa: T201  measured
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{balancer.pid}/status").read_text().splitlines()
+    )
+    print(f"the start took {seconds:.1f} s, {busy:.1f} s of them busy; it has{status['VmRSS']}")  # noqa: T201  measured
     return seconds
 
 

@@ -93,7 +93,7 @@ class Controller:
         packets are left alone. rest: seconds that the id of a removed server stays unused.
         """
         with self.lock:
-            settled = {vip_end(wish) for wish in wanted if self._wishes.get(vip_end(wish)) is wish}
+            settled = self.settled(wanted)
             before = {vip.index: vip for vip in self.model.vips}
             model = reconcile(self.model, wanted, self._wall(), rest, settled=settled)
             after = {vip.index: vip for vip in model.vips}
@@ -117,6 +117,10 @@ class Controller:
                 [vip.name for end, vip in new.items() if end in old and vip is not old[end]],
                 [vip.name for end, vip in old.items() if end not in new],
             )
+
+    def settled(self, wanted: Iterable[WantedVip]) -> set[VipEnd]:
+        """Return the VIPs of which the very same was wanted when poise.yaml was last read."""
+        return {vip_end(wish) for wish in wanted if self._wishes.get(vip_end(wish)) is wish}
 
     def _begin(self, model: Model, changed: Collection[int], removed: Collection[int]) -> None:
         """Apply everything, whatever an earlier process has left in the tables."""

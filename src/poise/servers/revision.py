@@ -99,18 +99,22 @@ class Revision:
 
     def plan(self, path: Path) -> dict[str, Any]:
         """Say what `reload` would do if this file were the configuration; see Facade.plan()."""
-        config = Loader(path).load().model_copy(update=self._settings)
+        with self._lock:
+            # Of the file that runs, only what was changed is read anew.
+            is_own = path.absolute() == self.path.absolute()
+            loader, wishes = (self._loader, self._wishes) if is_own else (Loader(path), Wishes())
+            config = loader.load().model_copy(update=self._settings)
+            wanted = wishes.read(config)
         controller = self._controller
         with controller.lock:
-            present, choices = controller.model, dict(controller.choices)
-        wishes = Wishes().read(config)
-        wanted = reconcile(present, wishes, time.time(), config.id_rest)
+            present, choices, settled = controller.model, dict(controller.choices), controller.settled(wanted)
+        model = reconcile(present, wanted, time.time(), config.id_rest, settled=settled)
         known = {vip.index: vip for vip in present.vips}
-        changed = tuple(vip for vip in wanted.vips if known.get(vip.index) is not vip)
-        kept = {vip.index for vip in wanted.vips} - {vip.index for vip in changed}
-        wanted_choices = {vip.index: controller.expected(vip) for vip in changed}
+        changed = tuple(vip for vip in model.vips if known.get(vip.index) is not vip)
+        kept = {vip.index for vip in model.vips} - {vip.index for vip in changed}
+        expected = {vip.index: controller.expected(vip) for vip in changed}
         before = Model(tuple(vip for vip in present.vips if vip.index not in kept))
-        found = preview(before, choices, Model(changed), wanted_choices).as_dict()
+        found = preview(before, choices, Model(changed), expected).as_dict()
         return {**found, "restart": fixed(self.config, config)}
 
     def _revise(self, config: Config) -> dict[str, list[str]]:
