@@ -107,7 +107,7 @@ class View:
 
     def _known(self, vips: Collection[Vip]) -> list[Known]:
         traffic, shown = self._traffic(vips), self._controller.steering.shown()
-        # Here too, unless it takes seconds, as it does to describe 256,000 servers: no change may wait for that.
+        # Here too, unless it takes seconds, as with 256,000 servers: no change may wait for that.
         is_quick = sum(len(vip.servers) for vip in vips) <= _QUICK
         with self._controller.lock if is_quick else nullcontext():
             return [known for vip in vips for known in self._of_vip(vip, traffic, shown)]
