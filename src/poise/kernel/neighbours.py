@@ -72,6 +72,12 @@ def neighbour(ifindex: int, address: IPv4Address | IPv6Address) -> Neighbour | N
     return parse(found)
 
 
+def entries() -> dict[tuple[int, IPv4Address | IPv6Address], Neighbour]:
+    """All entries of this network namespace, by interface (ifindex) and address."""
+    found = map(parse, dump(rtnl.RTM_GETNEIGH, {}))
+    return {(entry.ifindex, entry.address): entry for entry in found if entry}
+
+
 def keep_fresh(ifindex: int, address: IPv4Address | IPv6Address) -> bool:
     """Have the kernel resolve this address and probe it again and again; harmless to call more than once.
 

@@ -13,6 +13,7 @@ Interfaces = Mapping[int, tuple[int, ...]]
 """poise's interfaces (ifindex), each with the VLAN tags that poise itself puts on its frames."""
 
 _MAXIMUM_TAGS = 2  # that the programs can write
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,18 @@ def look_up_ways(
     ones to send by, because a server elsewhere would not reply through poise. afresh: which of those that
     were looked up before are looked up again; all, unless given.
     """
-    ways, known = Ways(), None
-    for address in addresses:
-        if afresh is not None and address not in afresh and ways.take_over(address, former):
-            continue
-        if known is None:
-            known = netlink.links()
+    ways = Ways()
+    due = [
+        address
+        for address in addresses
+        if (afresh is None or address in afresh) or not ways.take_over(address, former)
+    ]
+    known = netlink.links() if due else {}
+    # One request for all, where that is less than one for each.
+    entries = neighbours.entries() if len(due) > _FEW else {}
+    for address in due:
         try:
-            ways.hops[address] = _look_up(address, interfaces, known, ways)
+            ways.hops[address] = _look_up(address, interfaces, known, entries, ways)
         except PoiseError as error:
             ways.faults[address] = str(error)
             if address in former.hops:
@@ -86,7 +91,13 @@ def look_up_ways(
     return ways
 
 
-def _look_up(address: Address, interfaces: Interfaces, known: Mapping[int, netlink.Link], ways: Ways) -> Hop:
+def _look_up(
+    address: Address,
+    interfaces: Interfaces,
+    known: Mapping[int, netlink.Link],
+    entries: Mapping[Neighbour, neighbours.Neighbour],
+    ways: Ways,
+) -> Hop:
     route = netlink.route(address)
     if route.ifindex not in known:
         raise PoiseError(f"the way to {address} is changing: no interface has the index {route.ifindex}")
@@ -98,9 +109,11 @@ def _look_up(address: Address, interfaces: Interfaces, known: Mapping[int, netli
         tags = f"frames with {len(link.tags)} VLAN tags"
         raise PoiseError(f"{address} is reached by {device.name} in {tags}: poise puts on at most two")
     target = route.gateway or address
-    neighbours.keep_fresh(device.index, target)
+    entry = entries.get((device.index, target))
+    if entry is None or not (entry.managed or entry.foreign):
+        neighbours.keep_fresh(device.index, target)
+        entry = netlink.neighbour(device.index, target)
     ways.neighbours[address] = (device.index, target)
-    entry = netlink.neighbour(device.index, target)
     if entry is None or entry.mac is None or not entry.valid:
         protocol = "ARP" if target.version == 4 else "NDP"
         raise PoiseError(f"{target} does not answer {protocol} on {device.name}")

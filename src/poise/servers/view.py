@@ -2,6 +2,7 @@
 """How what poise knows of VIPs, servers and connections is shown, in the words of the API."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from poise.servers.steering import Shown
 from poise.servers.store import Key
 from poise.servers.vigil import Verdict
 
+_QUICK: Final = 4096  # servers that are described in a few dozen milliseconds
 _NOTHING: Final = Choice()
 _UNKNOWN: Final = Verdict()
 _UNSEEN: Final = Shown()
@@ -51,7 +53,6 @@ class View:
 
     def servers(self, name: str | None = None) -> list[dict[str, object]]:
         """Return a dict for each server of this VIP, of all VIPs unless one is named."""
-        # Without the lock: to describe 256,000 servers takes seconds, and no change may wait for it.
         model = self._controller.model
         chosen = model.vips if name is None else (decide.find_vip(model, name),)
         return [_describe(each) for each in self._known(chosen)]
@@ -65,7 +66,8 @@ class View:
 
     def vips(self) -> list[dict[str, object]]:
         """Return a dict for each VIP."""
-        vips, choices = self._controller.model.vips, dict(self._controller.choices)
+        with self._controller.lock:  # so that what is told is in force
+            vips, choices = self._controller.model.vips, dict(self._controller.choices)
         traffic = self._traffic(vips)
         return [_describe_vip(vip, choices.get(vip.index, _NOTHING), traffic) for vip in vips]
 
@@ -83,7 +85,8 @@ class View:
 
     def figures(self) -> tuple[list[ServerFigures], list[VipFigures]]:
         """Return what is exposed of all servers and VIPs."""
-        vips, choices = self._controller.model.vips, dict(self._controller.choices)
+        with self._controller.lock:  # so that what is told is in force
+            vips, choices = self._controller.model.vips, dict(self._controller.choices)
         known = self._known(vips)
         return [_figures(each) for each in known], [
             {
@@ -104,7 +107,10 @@ class View:
 
     def _known(self, vips: Collection[Vip]) -> list[Known]:
         traffic, shown = self._traffic(vips), self._controller.steering.shown()
-        return [known for vip in vips for known in self._of_vip(vip, traffic, shown)]
+        # Here too, unless it takes seconds, as with 256,000 servers: no change may wait for that.
+        is_quick = sum(len(vip.servers) for vip in vips) <= _QUICK
+        with self._controller.lock if is_quick else nullcontext():
+            return [known for vip in vips for known in self._of_vip(vip, traffic, shown)]
 
     def _of_vip(self, vip: Vip, traffic: Records, shown: Mapping[Key, Shown]) -> Iterator[Known]:
         controller, first = self._controller, vip.index * SERVER_IDS
