@@ -32,7 +32,7 @@ demo: bpf  ## show poise at work between network namespaces of this machine (as 
 	$(BIN)/poise demo
 
 test: bpf  ## run the tests (as root: all of them)
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile
 
 # 5 is pytest's "no such tests"
 test-slow: bpf  ## run the slow tests

@@ -3,15 +3,12 @@
 
 import os
 import signal
-from collections.abc import Generator
 
 import pytest
 
-SKIPPED = pytest.StashKey[list[str]]()
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SKIPPED] = []
+    config.pluginmanager.register(_Skipped(), "skipped-root-tests")
     # A run that was started in the background, or by nohup, ignores these, and so would all that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -25,26 +22,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs root (network namespaces, BPF)"))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    expected_to_fail = hasattr(report, "wasxfail")  # reported as skipped, too
-    if report.skipped and not expected_to_fail and item.get_closest_marker("root"):
-        item.config.stash[SKIPPED].append(item.nodeid)
-    return report
+class _Skipped:
+    """Fails a run of CI in which root tests were skipped, by the reports, which come together."""
 
+    def __init__(self) -> None:
+        self._tests: list[str] = []
 
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if _forbidden(session.config) and exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        expected_to_fail = hasattr(report, "wasxfail")  # reported as skipped, too
+        if (
+            os.environ.get("CI") == "true"
+            and report.skipped
+            and not expected_to_fail
+            and "root" in report.keywords
+        ):
+            self._tests.append(report.nodeid)
 
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self._tests and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    forbidden = _forbidden(config)
-    if forbidden:
-        terminalreporter.section("CI=true, but root tests were skipped: failed", red=True)
-        terminalreporter.write("".join(f"{test}\n" for test in forbidden))
-
-
-def _forbidden(config: pytest.Config) -> list[str]:
-    return config.stash[SKIPPED] if os.environ.get("CI") == "true" else []
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._tests:
+            terminalreporter.section("CI=true, but root tests were skipped: failed", red=True)
+            terminalreporter.write("".join(f"{test}\n" for test in self._tests))

@@ -28,6 +28,7 @@ def test_that_is_known_to_fail():
 """
 
 
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "two processes"])
 @pytest.mark.parametrize(
     ("tests", "ci", "status"),
     [
@@ -37,7 +38,7 @@ def test_that_is_known_to_fail():
     ],
 )
 def test_ci_tolerates_no_skipped_root_test(
-    tmp_path: Path, tests: str, ci: str, status: pytest.ExitCode
+    tmp_path: Path, tests: str, ci: str, status: pytest.ExitCode, options: tuple[str, ...]
 ) -> None:
     """A machine that cannot run the root tests cannot pass CI; elsewhere they may be skipped."""
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
@@ -45,7 +46,7 @@ def test_ci_tolerates_no_skipped_root_test(
     shutil.copy(REPOSITORY / "tests/conftest.py", tmp_path / "tests")
     (tmp_path / "tests/test_some.py").write_text(tests)
     result = subprocess.run(
-        [sys.executable, "-m", "pytest"],
+        [sys.executable, "-m", "pytest", *options],
         check=False,
         capture_output=True,
         text=True,

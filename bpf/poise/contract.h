@@ -434,7 +434,7 @@ enum event {
 	EVENT_TOO_BIG_ANSWERED,		/* client's packet answered: too big for the way to the server */
 	EVENT_REFUSED_SIGNED_SYN,	/* answered with an ICMP error: what is signed cannot be rewritten */
 	EVENT_SYN_RETRANSMITTED,	/* went where the first one went */
-	EVENT_SYN_WITHOUT_TIMESTAMP,	/* placed by hash */
+	EVENT_SYN_WITHOUT_TIMESTAMP,	/* placed by hash, or by load */
 	EVENT_HANDSHAKE_UNKNOWN,	/* echo of a SYN-ACK that the table has forgotten */
 	EVENT_SYNACK_UNEXPECTED,	/* SYN-ACK of a SYN that the table has forgotten */
 	EVENT_NO_TIMESTAMP_REMEMBERED,	/* server found in the handshake table or among the flows */

@@ -188,7 +188,7 @@ static __always_inline bool looks_at_load(const struct vip *vip)
 	return vip->policy >= POLICY_TWO;
 }
 
-/* The same for policies that look at the load. `isn`: as below. */
+/* The server of a new connection by a policy that looks at the load. `isn`: as below. */
 static __always_inline int find_by_load(const struct vip *vip, __u64 hash, __u32 isn)
 {
 	__u32 turn = hash >> 32;

@@ -171,7 +171,7 @@ def test_why_a_server_is_not_used_is_said() -> None:
     """A server without a share has a reason, one with a share has none."""
     calm = choice(vip_of(server(1)), {1: UP})
     assert unused_reason(server(1), UP, calm) is None
-    assert unused_reason(server(2), DOWN, calm) == "its checks fail"
+    assert unused_reason(server(2), DOWN, calm) == "it is down: its checks, or its packets, say so"
     assert unused_reason(server(2), Standing(reachable=False), calm) == (
         "its next hop does not answer, so it cannot be reached"
     )

@@ -127,7 +127,7 @@ def test_who_does_not_take_connections_is_told_why() -> None:
     told: Any = explain(vip, CLIENT, standings, choice(vip, standings), {}, flow=0, turn=0)
     assert [server["reason"] for server in told["servers"][1:]] == [
         "it drains",
-        "its checks fail",
+        "it is down: its checks, or its packets, say so",
         "its next hop does not answer, so it cannot be reached",
     ]
     assert [server["state"] for server in told["servers"]] == ["ready", "drain", "down", "ready"]
@@ -140,7 +140,7 @@ def test_panic_and_a_slow_start_are_told() -> None:
     told: Any = explain(vip, CLIENT, standings, choice(vip, standings), {}, flow=0, turn=0)
     slow, down = (server["reason"] for server in told["servers"])
     assert slow.endswith("; it starts slowly, and is at 30 % of its share")
-    assert down.endswith("; its checks fail, but so few servers are up that all are used")
+    assert down.endswith("; it is down, but so few servers are up that all are used")
 
 
 def test_a_vip_without_servers_says_what_clients_get() -> None:

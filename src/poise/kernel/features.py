@@ -31,6 +31,7 @@ REQUIRED = (
     Feature("shortening packets in XDP", "Linux 4.18", program=_XDP, helper=65),
     Feature("copying packets in TC", "Linux 4.2", program=_TC, helper=13),
     Feature("sending to a neighbour in TC", "Linux 5.10", program=_TC, helper=152),
+    Feature("the coarse clock in XDP", "Linux 5.11", program=_XDP, helper=160),
 )
 
 

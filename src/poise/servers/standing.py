@@ -142,5 +142,5 @@ def unused_reason(server: Server, standing: Standing, choice: Choice) -> str | N
     if not standing.reachable:
         return "its next hop does not answer, so it cannot be reached"
     if standing.up is False:
-        return "its checks fail"
+        return "it is down: its checks, or its packets, say so"
     return "the choice was made before it was ready"

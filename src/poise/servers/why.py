@@ -25,8 +25,8 @@ _RULES: Final = {
     Policy.MAGLEV: "the hash of the flow stands for a row of the Maglev table",
     Policy.POWER_OF_TWO: "of two servers that are drawn, the one with less load gets it",
     Policy.LEAST_LOADED: "the server with the least load per weight gets it",
-    Policy.PREQUAL: "of three servers that are drawn, the fastest one that is not hot gets it, "
-    "or the least loaded if all are hot",
+    Policy.PREQUAL: "of two servers that are drawn, the fastest one that is not hot gets it, "
+    "or the one with less load if both are hot",
 }
 
 
@@ -149,7 +149,7 @@ def _reason(vip: Vip, standing: Standing, chance: float) -> str:
     else:
         reason = "it is its turn" if chance else "its turn comes later"
     if standing.up is False:
-        reason += "; its checks fail, but so few servers are up that all are used"
+        reason += "; it is down, but so few servers are up that all are used"
     elif standing.share < 1 and vip.mode is not Mode.COOKIELESS:
         reason += f"; it starts slowly, and is at {100 * standing.share:.0f} % of its share"
     return reason

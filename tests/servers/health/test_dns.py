@@ -121,11 +121,14 @@ def test_an_answer_that_does_not_fit_is_asked_for_over_tcp() -> None:
         for part in (struct.pack("!H", len(data)), data[:20], data[20:]):
             connection.sendall(part)
 
+    def hear(connection: socket.socket) -> None:
+        connection.recv(65_536)  # what is not read makes a reset of the end
+
     wanted = replace(CHECK, answer="192.0.2.2")
     with serving(whole) as stream, answering(truncated, port=stream.port) as server:
         assert once(server, CHECK).ok
         assert once(server, wanted).reason == "answered 192.0.2.2 to A of shop.example"
-    with serving(lambda _: None) as stream, answering(truncated, port=stream.port) as server:
+    with serving(hear) as stream, answering(truncated, port=stream.port) as server:
         assert once(server, wanted).reason == "closed the connection before the end of its answer over TCP"
 
 
