@@ -28,10 +28,11 @@ IDLE = (35, 70, 90)  # seconds
 AT_ONCE = 2.0  # seconds: twice the interval, and something for a busy machine
 
 
-def open_long_lived(lab: ServersLab) -> Traffic[LongLivedCounts]:
-    """Connections that ask twice a second, all open."""
-    client = lab.clients[0]
-    traffic = long_lived(client, lab.vip, lab.port, connections=CONNECTIONS, interval=INTERVAL)
+def open_long_lived(lab: ServersLab, patience: float = 5.0) -> Traffic[LongLivedCounts]:
+    """Connections that ask twice a second, all open, and break if they have to wait longer (seconds)."""
+    traffic = long_lived(
+        lab.clients[0], lab.vip, lab.port, connections=CONNECTIONS, interval=INTERVAL, timeout=patience
+    )
     traffic.wait_until(lambda counts: counts.opened == CONNECTIONS, WITHIN)
     return traffic
 
@@ -190,7 +191,7 @@ def test_busy_connections_survive_a_reboot_of_the_balancer() -> None:
     with ServersLab(3) as lab:
         lab.router.sysctl({"net.ipv4.ip_forward": 0})
         balancer = lab.start_balancer()
-        connections = open_long_lived(lab)
+        connections = open_long_lived(lab, patience=WITHIN)  # as long as TCP repeats itself
         go_on(connections)
         balancer.stop()
         balancer.down()
