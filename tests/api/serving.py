@@ -70,7 +70,7 @@ class ListFacade:
     ) -> dict[str, Any]:
         """The row, changed; raises NotFoundError."""
         self.asked.append((state, deadline, now))
-        return self._change(name, vip, state)
+        return self._change(name, vip, "cut" if now else state)
 
     def remove(self, name: str, vip: str | None = None, *, now: bool = False) -> dict[str, Any]:
         """The row, changed; raises NotFoundError."""

@@ -55,7 +55,7 @@ def test_changes(running: ListFacade) -> None:
         "new (10.0.1.1:8080) gets new connections of VIP shop\n",
         "[2001:db8::1]:8080 ([2001:db8::1]:8080) gets new connections of VIP web\n",
         "new gets no new connections of VIP shop, those it has go on\n",
-        "new gets no new connections of VIP shop, those it has are cut\n",
+        "new is removed from VIP shop, and its connections are cut\n",
         "new gets no new connections of VIP shop and no health checks, those it has go on\n",
         "new (10.0.1.1:8080) gets new connections of VIP shop\n",
         "new is removed from VIP shop, connections it still has go on\n",

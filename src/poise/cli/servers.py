@@ -25,19 +25,18 @@ _CONNECTION_COLUMNS: Final = (
 )
 _CANDIDATE_COLUMNS: Final = ("name", "id", "state", "share", "chance", "load", "reason")
 
-_GO_ON: Final = "those it has go on"
 _STATES: Final = {
     "ready": "{name} ({end}) gets new connections of VIP {vip}",
     "down": "{name} ({end}) is down, and gets new connections of VIP {vip} once it is up",
-    "drain": "{name} gets no new connections of VIP {vip}, {rest}",
-    "maint": "{name} gets no new connections of VIP {vip} and no health checks, {rest}",
+    "drain": "{name} gets no new connections of VIP {vip}, those it has go on",
+    "maint": "{name} gets no new connections of VIP {vip} and no health checks, those it has go on",
     "removed": "{name} is removed from VIP {vip}, connections it still has go on",
     "cut": "{name} is removed from VIP {vip}, and its connections are cut",
 }
 
 app = typer.Typer(help="See and change the servers of a running poise.", no_args_is_help=True)
 
-NowOption = Annotated[bool, typer.Option("--now", help="Cut the connections that it has.")]
+NowOption = Annotated[bool, typer.Option("--now", help="Cut the connections that it has, and remove it.")]
 EndArgument = Annotated[
     str, typer.Argument(metavar="ADDRESS:PORT", help="Where the server listens; of IPv6, [ADDRESS]:PORT.")
 ]
@@ -99,7 +98,7 @@ def drain(  # noqa: PLR0917  # typer takes each option as an argument
     """Give a server no new connections; its health is still checked."""
     from poise.api.client import Client
 
-    _show(output, Client(socket).set_state(name, "drain", vip=vip, deadline=deadline, now=now), cut=now)
+    _show(output, Client(socket).set_state(name, "drain", vip=vip, deadline=deadline, now=now))
 
 
 @app.command()
@@ -113,7 +112,7 @@ def maint(
     """Give a server no new connections and no health checks, for maintenance."""
     from poise.api.client import Client
 
-    _show(output, Client(socket).set_state(name, "maint", vip=vip, now=now), cut=now)
+    _show(output, Client(socket).set_state(name, "maint", vip=vip, now=now))
 
 
 @app.command()
@@ -179,10 +178,9 @@ def _explain(answer: Mapping[str, Any]) -> None:
         print_table(_CANDIDATE_COLUMNS, [_shares(row) for row in candidates])
 
 
-def _show(output: Output, server: Mapping[str, Any], *, cut: bool = False) -> None:
+def _show(output: Output, server: Mapping[str, Any]) -> None:
     end = write_end(ip_address(server["address"]), server["port"])
-    rest = "those it has are cut" if cut else _GO_ON
-    show(output, server, lambda: typer.echo(_STATES[server["state"]].format(**server, end=end, rest=rest)))
+    show(output, server, lambda: typer.echo(_STATES[server["state"]].format(**server, end=end)))
 
 
 def _end(

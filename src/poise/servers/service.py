@@ -145,7 +145,7 @@ class Service:
                 "server": NO_SERVER if watched.server is None else watched.server,
                 "reason": watched.reason,
             }
-        _, present = vip, next((each for each in self.controller.model.vips if each.index == vip.index), vip)
+        present = next((each for each in self.controller.model.vips if each.index == vip.index), vip)
         return explain_watch(present, write_end(*client), row)
 
     def plan(self, path: Path) -> Json:
