@@ -12,7 +12,7 @@ import typer
 from poise.api import DEFAULT_SOCKET
 from poise.cli.options import ConfigOption, SocketOption
 from poise.cli.output import Output, OutputOption, show
-from poise.cli.words import count, listed
+from poise.words import count, listed
 
 
 def register(app: typer.Typer) -> None:

@@ -35,8 +35,9 @@ def up(
     from poise.cli.log import set_up_log
 
     set_up_log()
+    path = config.absolute()  # as `poise status` and reloads name it, whoever asks from wherever
     try:
-        anyio.run(partial(daemon.up, config, xdp_mode=xdp_mode, set_up_host=not no_host_setup))
+        anyio.run(partial(daemon.up, path, xdp_mode=xdp_mode, set_up_host=not no_host_setup))
     except ExceptionGroup as group:  # what a task group raises
         _, defects = group.split(PoiseError)
         if defects is not None:

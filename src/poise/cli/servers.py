@@ -11,8 +11,8 @@ import typer
 from poise.api import DEFAULT_SOCKET
 from poise.cli.options import ServerArgument, SocketOption, VipOption
 from poise.cli.output import Output, OutputOption, print_table, show
-from poise.cli.words import local_time, percent
 from poise.endpoints import read_end, write_end
+from poise.words import local_time, percent
 
 _COLUMNS: Final = (
     *("vip", "name", "address", "port", "id", "weight", "state", "reachable", "share", "load", "open"),

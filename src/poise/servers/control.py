@@ -180,7 +180,8 @@ class Controller:
             ends = None if deadline is None else self._wall() + deadline
             model = decide.set_state(self.model, chosen, name, state, self._wall(), deadline=ends)
             self._change(model, [chosen.index])
-            self._tell(Kind.STATE, chosen, server, _STATES[state])
+            if (server.state, server.deadline) != (state, ends):
+                self._tell(Kind.STATE, chosen, server, _STATES[state])
             return chosen.index, server.id
 
     def remove(self, name: str, vip: str | None = None, *, now: bool = False) -> Key:
@@ -189,9 +190,9 @@ class Controller:
             chosen = decide.find_vip(self.model, vip)
             server = decide.find_server(chosen, name)
             self._change(decide.remove(self.model, chosen, name, self._wall(), cut=now), [chosen.index])
-            if now:
+            if now and server.state is not State.CUT:
                 self._tell(Kind.CUT, chosen, server, "is off the list, and its connections are cut")
-            else:
+            elif not now:
                 self._tell(Kind.REMOVED, chosen, server, "is off the list, connections that it has go on")
             return chosen.index, server.id
 

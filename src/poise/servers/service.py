@@ -20,6 +20,7 @@ from poise.servers.standing import Choice
 from poise.servers.view import View
 from poise.servers.watching import Flow
 from poise.servers.why import NO_SERVER, Live, Reason, explain, explain_watch
+from poise.words import listed
 
 _PAUSE: Final = 0.02  # seconds between two looks for a packet that is waited for
 _NOTHING: Final = Choice()
@@ -110,8 +111,8 @@ class Service:
         for vip in self.controller.model.vips:
             if (vip.address, vip.port) == end:
                 return vip
-        known = ", ".join(write_end(vip.address, vip.port) for vip in self.controller.model.vips[:5])
-        raise NoSuchVip(f"there is no VIP at {write_end(*end)}: there are {known}")
+        known = dict.fromkeys(write_end(vip.address, vip.port) for vip in self.controller.model.vips)
+        raise NoSuchVip(f"there is no VIP at {write_end(*end)}: there are {listed([*known])}")
 
     def _lives(self, vip: Vip) -> dict[int, Live]:
         first = vip.index * SERVER_IDS
