@@ -123,12 +123,16 @@ def test_draws_have_chances() -> None:
 def test_who_does_not_take_connections_is_told_why() -> None:
     """Each server without a share says what keeps it from one."""
     vip = vip_of(Policy.ROUND_ROBIN, State.READY, State.DRAIN, State.READY, State.READY)
-    standings = {0: UP, 1: UP, 2: DOWN, 3: Standing(reachable=False)}
+    failing, lost = (
+        Standing(up=False, fault="answered 503"),
+        Standing(reachable=False, fault="there is no route"),
+    )
+    standings = {0: UP, 1: UP, 2: failing, 3: lost}
     told: Any = explain(vip, CLIENT, standings, choice(vip, standings), {}, flow=0, turn=0)
     assert [server["reason"] for server in told["servers"][1:]] == [
         "it drains",
-        "it is down: its checks, or its packets, say so",
-        "its next hop does not answer, so it cannot be reached",
+        "answered 503",
+        "there is no route",
     ]
     assert [server["state"] for server in told["servers"]] == ["ready", "drain", "down", "ready"]
 

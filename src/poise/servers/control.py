@@ -214,13 +214,16 @@ class Controller:
     def standings(self, vip: Vip) -> dict[int, Standing]:
         """Return what is known of each server of a VIP."""
         verdicts, now = self.watchlist.verdicts(vip), self._clock()
+        faults = self.reach.faults
         return {
             server.id: Standing(
                 verdict.up,
-                self.reach.is_valid(server.address),
+                reachable,
                 share(verdict.recovered, vip.slow_start, now),
+                verdict.reason if reachable and verdict.up is False else faults.get(server.address),
             )
             for server in vip.servers
+            for reachable in (self.reach.is_valid(server.address),)
             for verdict in (verdicts.get(server.id, _UNKNOWN),)
         }
 
