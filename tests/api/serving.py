@@ -12,7 +12,7 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 
 from poise.api.client import Client
-from poise.api.facade import End, ServerFigures, Snapshot, WantedState
+from poise.api.facade import End, ServerFigures, Snapshot, TransportProtocol, WantedState
 from poise.api.server import serve
 from poise.config import load
 from poise.endpoints import write_end
@@ -104,9 +104,11 @@ class ListFacade:
         event = {"at": 1.8e9, "kind": "down", "vip": "web", "server": "web1", "message": "web1 is down"}
         return [{"id": number} | event for number in range(since + 1, 4)]
 
-    def why(self, client: End, vip: End, wait: float | None = None) -> dict[str, Any]:
+    def why(
+        self, client: End, vip: End, wait: float | None = None, protocol: TransportProtocol = "tcp"
+    ) -> dict[str, Any]:
         """One sentence, with the candidates unless it is for the next packet."""
-        self.asked.append((client, vip, wait))
+        self.asked.append((client, vip, wait, protocol))
         answer = {"vip": "web", "client": write_end(*client), "server": "web1", "sentence": "web1 is next"}
         return answer if wait else answer | {"rule": "maglev", "chance": 1.0, "servers": [SHARES]}
 

@@ -102,9 +102,10 @@ def test_why(running: ListFacade) -> None:
     assert sentence == "web1 is next"
     assert header.split() == ["name", "id", "state", "share", "chance", "load"]
     assert candidate.split() == ["web1", "0", "ready", "50.0%", "100.0%", "3"]
-    waited = poise("servers", "why", "[2001:db8::7]:4", "[2001:db8::1]:80", "--wait", "--timeout", "2.5")
+    options = ("--wait", "--timeout", "2.5", "--protocol", "udp")
+    waited = poise("servers", "why", "[2001:db8::7]:4", "[2001:db8::1]:80", *options)
     assert waited.stdout == "web1 is next\n"
     assert running.asked == [
-        ((IPv4Address("198.51.100.7"), 40000), (IPv4Address("192.0.2.10"), 80), None),
-        ((IPv6Address("2001:db8::7"), 4), (IPv6Address("2001:db8::1"), 80), 2.5),
+        ((IPv4Address("198.51.100.7"), 40000), (IPv4Address("192.0.2.10"), 80), None, "tcp"),
+        ((IPv6Address("2001:db8::7"), 4), (IPv6Address("2001:db8::1"), 80), 2.5, "udp"),
     ]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from poise.servers.model import Mode, Policy, Protocol, Server, State, Vip
 from poise.servers.standing import Standing, choice
-from poise.servers.why import NO_SERVER, Live, Reason, explain, explain_watch
+from poise.servers.watching import NO_SERVER
+from poise.servers.why import Live, Reason, explain, explain_watch
 
 CLIENT = "198.51.100.7:4000"
 UP, DOWN = Standing(up=True), Standing(up=False)
@@ -39,9 +40,9 @@ def why(vip: Vip, lives: Mapping[int, Live] | None = None, flow: int = 0, turn: 
     return explain(vip, CLIENT, standings, choice(vip, standings), lives or {}, flow=flow, turn=turn)
 
 
-def watched(vip: Vip, reason: Reason, server: int = NO_SERVER) -> dict[str, Any]:
+def watched(vip: Vip, reason: Reason, server: int | None = None) -> dict[str, Any]:
     """Where a packet went that was watched for."""
-    return explain_watch(vip, CLIENT, {"reason": reason, "server": server})
+    return explain_watch(vip, CLIENT, reason, server)
 
 
 @given(

@@ -107,13 +107,19 @@ class Client:
         events: list[dict[str, Any]] = self._request("GET", _path("/events", since=str(since)))
         return events
 
-    def why(self, client: End, vip: End, *, wait: float | None = None) -> dict[str, Any]:
-        """Say which server a new connection would get; with `wait` (seconds), where its next packet goes."""
+    def why(
+        self, client: End, vip: End, *, wait: float | None = None, protocol: Literal["tcp", "udp"] = "tcp"
+    ) -> dict[str, Any]:
+        """Say which server a new connection would get; with `wait` (seconds), where its next packet goes.
+
+        protocol: which VIP is meant where there is one of TCP and one of UDP or QUIC.
+        """
         path = _path(
             "/why",
             client=write_end(*client),
             vip=write_end(*vip),
             wait=None if wait is None else str(wait),
+            protocol=protocol,
         )
         answer: dict[str, Any] = self._request("GET", path, seconds=_SECONDS + (wait or 0.0))
         return answer

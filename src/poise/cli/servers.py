@@ -155,6 +155,10 @@ def connections(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = "t
 def why(  # noqa: PLR0917  # typer takes each option as an argument
     client: Annotated[str, typer.Argument(metavar="SRC:PORT", help="The client's end of a connection.")],
     vip: Annotated[str, typer.Argument(metavar="VIP:PORT", help="The VIP's address and port.")],
+    protocol: Annotated[
+        Literal["tcp", "udp"],
+        typer.Option(help="Which VIP is meant, where there is one of TCP and one of UDP or QUIC."),
+    ] = "tcp",
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the next packet of this connection.")
     ] = False,
@@ -168,7 +172,7 @@ def why(  # noqa: PLR0917  # typer takes each option as an argument
     from poise.api.client import Client
 
     ends = (_end(client, "SRC:PORT"), _end(vip, "VIP:PORT"))
-    answer = Client(socket).why(*ends, wait=timeout if wait else None)
+    answer = Client(socket).why(*ends, wait=timeout if wait else None, protocol=protocol)
     show(output, answer, lambda: _explain(answer))
 
 
