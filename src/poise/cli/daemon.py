@@ -9,7 +9,6 @@ import typer
 
 from poise.cli.options import ConfigOption
 from poise.cli.output import OutputOption, show
-from poise.errors import PoiseError
 
 
 def register(app: typer.Typer) -> None:
@@ -36,13 +35,7 @@ def up(
 
     set_up_log()
     path = config.absolute()  # as `poise status` and reloads name it, whoever asks from wherever
-    try:
-        anyio.run(partial(daemon.up, path, xdp_mode=xdp_mode, set_up_host=not no_host_setup))
-    except ExceptionGroup as group:  # what a task group raises
-        _, defects = group.split(PoiseError)
-        if defects is not None:
-            raise
-        raise PoiseError("\n".join(map(str, _leaves(group)))) from None
+    anyio.run(partial(daemon.up, path, xdp_mode=xdp_mode, set_up_host=not no_host_setup))
 
 
 def down(config: ConfigOption, output: OutputOption = "table") -> None:
@@ -53,11 +46,3 @@ def down(config: ConfigOption, output: OutputOption = "table") -> None:
     undone = daemon.down(load(config))
     people = partial(typer.echo, "\n".join(undone) or "there was nothing to undo")
     show(output, {"undone": undone}, people)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    return [
-        leaf
-        for error in group.exceptions
-        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]
