@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import numpy as np
-
 from poise.errors import PoiseError
 from poise.servers import draining, samples
 from poise.servers.control import Controller
@@ -104,29 +102,10 @@ def _seen(
     """Return what is seen of these servers: exact of stateful VIPs, else from the sampled flows."""
     exact = [key for key in progress if vips[key[0]].mode is Mode.STATEFUL]
     found = {key: Seen(int(readings.open_connections[_row(key)]), estimated=False) for key in exact}
-    return found | _estimated(
-        {key: progress[key].what.drain.quiet for key in progress.keys() - found}, readings, now
-    )
-
-
-def _estimated(quiet: Mapping[Key, float], readings: Readings, now: float) -> dict[Key, Seen]:
-    """Return how many flows of each server were seen in its last seconds, and when the last packet was.
-
-    quiet: the seconds. All flows of a server that drains are sampled.
-    """
-    if not quiet:
-        return {}
-    flows = readings.samples
-    flows = flows[(flows["flags"] & (samples.USED | samples.OVER)) == samples.USED]
-    rows, silences = samples.rows(flows), samples.ages(flows["seen"].astype(np.uint32), now)
-    order = np.argsort(rows, kind="stable")
-    rows, silences = rows[order], silences[order]
-    found = {}
-    for key, within in quiet.items():
-        first, end = np.searchsorted(rows, [_row(key), _row(key) + 1])
-        theirs = silences[first:end]
-        count = samples.crowded(float((theirs <= within).sum()), len(readings.samples))
-        found[key] = Seen(round(count), estimated=True, age=float(theirs.min()) if len(theirs) else None)
+    quiet = {_row(key): progress[key].what.drain.quiet for key in progress.keys() - found}
+    flows = samples.flows_seen(readings.samples, quiet, now) if quiet else {}
+    for row, (number, silence) in flows.items():
+        found[divmod(row, SERVER_IDS)] = Seen(round(number), estimated=True, age=silence)
     return found
 
 
