@@ -2,7 +2,7 @@
 """The drains of a running poise: what is seen of them, about once a second, and how they end."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from poise.errors import PoiseError
@@ -24,19 +24,9 @@ _TOLD: Final = {
 class Drains:
     """Follows each server that drains until it does no longer."""
 
-    def __init__(
-        self,
-        controller: Controller,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        """Follow the drains of this controller's servers.
-
-        clock: of intervals, the one that the packet side has, too. wall: seconds since 1970.
-        """
+    def __init__(self, controller: Controller) -> None:
+        """Follow the drains of this controller's servers."""
         self._controller = controller
-        self._clock = clock
-        self._wall = wall
         self._vips: dict[int, tuple[Vip, dict[Key, Draining]]] = {}
         self._progress: Mapping[Key, Progress] = {}
 
@@ -45,8 +35,8 @@ class Drains:
         controller = self._controller
         with controller.lock:
             wanted = self._wanted()
-            now = self._clock()
-            running = draining.follow(self._progress, wanted, self._wall(), now)
+            now = time.monotonic()
+            running = draining.follow(self._progress, wanted, time.time(), now)
             vips = {index: vip for index, (vip, _) in self._vips.items()}
             seen = _seen(running, vips, controller.plane.readings, now) if running else {}
             ended: list[tuple[Key, Outcome]] = []
@@ -62,7 +52,7 @@ class Drains:
         """Return a dict for each server that drains, as the API's `drains` has it."""
         controller = self._controller
         with controller.lock:
-            now, progress = self._clock(), self._progress
+            now, progress = time.monotonic(), self._progress
             found = ((key, *controller.find(key)) for key in self._wanted())
             return [_describe(vip, server, progress.get(key), now) for key, vip, server in found]
 
