@@ -71,6 +71,27 @@ def test_changes(running: ListFacade) -> None:
     assert running.rows.pop()["state"] == "cut"
 
 
+@pytest.mark.parametrize(("written", "seconds"), [("90", 90), ("90s", 90), ("2m", 120)])
+def test_deadlines_are_seconds_or_have_a_unit(running: ListFacade, written: str, seconds: int) -> None:
+    """What the refusal of a deadline says how to write is taken."""
+    running.add("web", "due", IPv4Address("10.0.2.1"), 8080)
+    running.asked.clear()
+    assert poise("servers", "drain", "due", "--deadline", written).returncode == 0
+    running.rows.pop()
+    assert running.asked == [("drain", seconds, False)]
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize(
+    ("written", "fault"), [("0", "out of range"), ("-5", "not understood"), ("²", "not un")]
+)
+def test_deadlines_that_are_none_are_refused(written: str, fault: str) -> None:
+    """A time that cannot be is refused in a sentence."""
+    said = poise("servers", "drain", "web1", "--deadline", written)
+    assert said.returncode == 1
+    assert fault in said.stderr
+
+
 def test_changes_for_programs(running: ListFacade) -> None:
     """As JSON, each change prints the server as it now is."""
     for arguments, state in [

@@ -60,12 +60,12 @@ class Client:
         state: Literal["ready", "drain", "maint"],
         *,
         vip: str | None = None,
-        deadline: str | None = None,
+        deadline: int | str | None = None,
         now: bool = False,
     ) -> dict[str, Any]:
         """Set the state of a server, and return it.
 
-        deadline: of a drain, as long as 90s, 30m or 1h. now: cut the connections that it has.
+        deadline: of a drain, in seconds, or as 90s, 30m or 1h. now: cut the connections that it has.
         """
         wanted: dict[str, object] = {"state": state, "vip": vip, "now": now}
         wanted |= {} if deadline is None else {"deadline": deadline}

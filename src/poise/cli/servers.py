@@ -89,7 +89,8 @@ def drain(  # noqa: PLR0917  # typer takes each option as an argument
     name: ServerArgument,
     vip: VipOption = None,
     deadline: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When to end it at the latest, like 90s, 30m or 1h.")
+        str | None,
+        typer.Option(metavar="TIME", help="When to end it at the latest: seconds, or like 90s, 30m or 1h."),
     ] = None,
     now: NowOption = False,
     socket: SocketOption = DEFAULT_SOCKET,
@@ -98,7 +99,8 @@ def drain(  # noqa: PLR0917  # typer takes each option as an argument
     """Give a server no new connections; its health is still checked."""
     from poise.api.client import Client
 
-    _show(output, Client(socket).set_state(name, "drain", vip=vip, deadline=deadline, now=now))
+    seconds = int(deadline) if deadline and deadline.isascii() and deadline.isdecimal() else deadline
+    _show(output, Client(socket).set_state(name, "drain", vip=vip, deadline=seconds, now=now))
 
 
 @app.command()
