@@ -113,13 +113,14 @@ class ListFacade:
         return answer if wait else answer | {"rule": "maglev", "chance": 1.0, "servers": [SHARES]}
 
     def plan(self, path: Path) -> dict[str, Any]:
-        """One change, if the file is a configuration."""
+        """A change of a VIP, and one VIP less, if the file is a configuration."""
         load(path)
         change = {"vip": "web", "kind": "server-added", "server": "web9", "sentence": "web9 is added"}
+        removed = {"vip": "old", "kind": "vip-removed", "server": None, "sentence": "VIP old is removed"}
         return {
-            "changes": [change],
-            "moved": {"web": 0.125},
-            "open_connections": {"web": "they go on"},
+            "changes": [change, removed],
+            "moved": {"web": 0.125, "old": 1.0},
+            "open_connections": {"web": "they go on", "old": "all of them break"},
             "restart": ["interfaces", "vip_limit"],
         }
 
