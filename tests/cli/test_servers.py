@@ -71,6 +71,17 @@ def test_changes(running: ListFacade) -> None:
     assert running.rows.pop()["state"] == "cut"
 
 
+def test_a_server_that_cannot_be_used_yet_is_told_to_be_so(running: ListFacade) -> None:
+    """Nobody is told that a server gets connections while it cannot be reached."""
+    running.add("web", "far", IPv4Address("10.0.2.1"), 8080)
+    running.rows[-1]["reason"] = "10.0.2.1 does not answer ARP on eth1"
+    said = poise("servers", "ready", "far").stdout
+    running.rows.pop()
+    assert said == (
+        "far (10.0.2.1:8080) gets no new connections of VIP web yet: 10.0.2.1 does not answer ARP on eth1\n"
+    )
+
+
 @pytest.mark.parametrize(("written", "seconds"), [("90", 90), ("90s", 90), ("2m", 120)])
 def test_deadlines_are_seconds_or_have_a_unit(running: ListFacade, written: str, seconds: int) -> None:
     """What the refusal of a deadline says how to write is taken."""

@@ -27,6 +27,7 @@ _CANDIDATE_COLUMNS: Final = ("name", "id", "state", "share", "chance", "load", "
 
 _STATES: Final = {
     "ready": "{name} ({end}) gets new connections of VIP {vip}",
+    "unused": "{name} ({end}) gets no new connections of VIP {vip} yet: {reason}",
     "down": "{name} ({end}) is down, and gets new connections of VIP {vip} once it is up",
     "drain": "{name} gets no new connections of VIP {vip}, those it has go on",
     "maint": "{name} gets no new connections of VIP {vip} and no health checks, those it has go on",
@@ -186,7 +187,8 @@ def _explain(answer: Mapping[str, Any]) -> None:
 
 def _show(output: Output, server: Mapping[str, Any]) -> None:
     end = write_end(ip_address(server["address"]), server["port"])
-    show(output, server, lambda: typer.echo(_STATES[server["state"]].format(**server, end=end)))
+    state = "unused" if server["state"] == "ready" and server["reason"] else server["state"]
+    show(output, server, lambda: typer.echo(_STATES[state].format(**server, end=end)))
 
 
 def _end(

@@ -146,7 +146,7 @@ class Controller:
             wanted = decide.wanted_by_operator(chosen, address, port, name, weight)
             model, server = decide.add(self.model, chosen, wanted, time.time(), self._rest, declared=False)
             self._change(model, [chosen.index])
-            self._tell(Kind.ADDED, chosen, server, "gets new connections")
+            self._tell(Kind.ADDED, chosen, server, "is on the list")
             return chosen.index, server.id
 
     def set_state(
