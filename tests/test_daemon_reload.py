@@ -222,6 +222,17 @@ def test_why_names_the_server_that_gets_the_next_connection(afresh: tuple[Site, 
     assert nothing["reason"] == "none"
 
 
+def test_why_tells_vips_of_two_protocols_apart(afresh: tuple[Site, Balancer]) -> None:
+    """Where TCP and UDP share an address and port, that of TCP is meant unless the other is asked for."""
+    site, balancer = afresh
+    configure(site, balancer, vip(protocol="udp", name="datagrams"), vip(name="streams"))
+    client = balancer.client
+    assert client.why(CLIENT_END, VIP_END)["vip"] == "streams"
+    assert client.why(CLIENT_END, VIP_END, protocol="udp")["vip"] == "datagrams"
+    configure(site, balancer, vip(protocol="udp", name="datagrams"))
+    assert client.why(CLIENT_END, VIP_END)["vip"] == "datagrams"
+
+
 @pytest.mark.parametrize("mode", ["stateful", "stateless"])
 def test_a_drain_is_done_when_the_last_connection_has_ended(afresh: tuple[Site, Balancer], mode: str) -> None:
     """A drain counts what remains, and is done when nothing does; an event tells so."""

@@ -158,8 +158,8 @@ def _start(
     interfaces = [netlink.interface(each.name) for each in config.interfaces]
     tags = {found.index: tuple(each.vlans) for found, each in zip(interfaces, config.interfaces, strict=True)}
     directory = config.state_directory
-    key = keys.load_key(config.key_file or directory / _KEY)
-    token = keys.load_key(directory / _SLOW_PATH_KEY)
+    key = keys.load_key(config.key_file) if config.key_file else keys.own_key(directory / _KEY)
+    token = keys.own_key(directory / _SLOW_PATH_KEY)
     store = stack.enter_context(Store(directory / _SERVERS))
     modes: dict[str, str] = dict.fromkeys(config.interface_names, config.xdp_mode)
     hosting = Hosting(directory / _HOST, modes, everything=set_up_host)

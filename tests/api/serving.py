@@ -12,7 +12,7 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 
 from poise.api.client import Client
-from poise.api.facade import End, ServerFigures, Snapshot, WantedState
+from poise.api.facade import End, ServerFigures, Snapshot, TransportProtocol, WantedState
 from poise.api.server import serve
 from poise.config import load
 from poise.endpoints import write_end
@@ -70,7 +70,7 @@ class ListFacade:
     ) -> dict[str, Any]:
         """The row, changed; raises NotFoundError."""
         self.asked.append((state, deadline, now))
-        return self._change(name, vip, state)
+        return self._change(name, vip, "cut" if now else state)
 
     def remove(self, name: str, vip: str | None = None, *, now: bool = False) -> dict[str, Any]:
         """The row, changed; raises NotFoundError."""
@@ -104,20 +104,23 @@ class ListFacade:
         event = {"at": 1.8e9, "kind": "down", "vip": "web", "server": "web1", "message": "web1 is down"}
         return [{"id": number} | event for number in range(since + 1, 4)]
 
-    def why(self, client: End, vip: End, wait: float | None = None) -> dict[str, Any]:
+    def why(
+        self, client: End, vip: End, wait: float | None = None, protocol: TransportProtocol = "tcp"
+    ) -> dict[str, Any]:
         """One sentence, with the candidates unless it is for the next packet."""
-        self.asked.append((client, vip, wait))
+        self.asked.append((client, vip, wait, protocol))
         answer = {"vip": "web", "client": write_end(*client), "server": "web1", "sentence": "web1 is next"}
         return answer if wait else answer | {"rule": "maglev", "chance": 1.0, "servers": [SHARES]}
 
     def plan(self, path: Path) -> dict[str, Any]:
-        """One change, if the file is a configuration."""
+        """A change of a VIP, and one VIP less, if the file is a configuration."""
         load(path)
         change = {"vip": "web", "kind": "server-added", "server": "web9", "sentence": "web9 is added"}
+        removed = {"vip": "old", "kind": "vip-removed", "server": None, "sentence": "VIP old is removed"}
         return {
-            "changes": [change],
-            "moved": {"web": 0.125},
-            "open_connections": {"web": "they go on"},
+            "changes": [change, removed],
+            "moved": {"web": 0.125, "old": 1.0},
+            "open_connections": {"web": "they go on", "old": "all of them break"},
             "restart": ["interfaces", "vip_limit"],
         }
 

@@ -50,8 +50,8 @@ def test_servers(client: Client, facade: ListFacade) -> None:
     assert (heavy["name"], heavy["weight"]) == ("[2001:db8::1]:80", 7)
     assert client.drain("[2001:db8::1]:80", vip="web")["state"] == "drain"
     assert client.drain("web1")["state"] == "drain"
-    assert client.set_state("web1", "drain", deadline="1h", now=True)["state"] == "drain"
-    assert client.set_state("web1", "maint", vip="web", now=True)["state"] == "maint"
+    assert client.set_state("web1", "drain", deadline="1h", now=True)["state"] == "cut"
+    assert client.set_state("web1", "maint", vip="web", now=True)["state"] == "cut"
     assert client.set_state("web1", "ready")["state"] == "ready"
     assert facade.asked[2:] == [("drain", 3600, True), ("maint", None, True), ("ready", None, False)]
     assert client.remove("web1")["state"] == "removed"
@@ -73,12 +73,12 @@ def test_views(client: Client, facade: ListFacade) -> None:
 
 
 def test_why(client: Client, facade: ListFacade) -> None:
-    """Both ends and the time to wait reach the facade, of IPv6 too."""
+    """Both ends, the time to wait and the protocol reach the facade, of IPv6 too."""
     here, there = (IPv6Address("2001:db8::7"), 40000), (IPv6Address("2001:db8::80"), 443)
     answer = client.why(here, there)
     assert (answer["client"], answer["server"]) == ("[2001:db8::7]:40000", "web1")
-    assert "servers" not in client.why(here, there, wait=1.5)
-    assert facade.asked == [(here, there, None), (here, there, 1.5)]
+    assert "servers" not in client.why(here, there, wait=1.5, protocol="udp")
+    assert facade.asked == [(here, there, None, "tcp"), (here, there, 1.5, "udp")]
 
 
 @pytest.mark.usefixtures("client")

@@ -18,11 +18,12 @@ from poise.servers.contents import carry_out, shape_of
 from poise.servers.ends import GONE
 from poise.servers.model import SERVER_IDS, Address, Hop, Link, Model, State, Vip
 from poise.servers.pick import Live, Pool
-from poise.servers.plan import plan, singles
+from poise.servers.plan import plan
 from poise.servers.rows import Records, address_row, of_model
 from poise.servers.tables import Present, Write
 from tests.bpf.packets import End
 from tests.bpf.services import TOKEN
+from tests.servers.writes import singles
 
 MAPS = (
     *("settings", "vips", "vip_addresses", "servers", "server_addresses", "origins", "pools", "maglevs"),

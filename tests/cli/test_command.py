@@ -110,6 +110,26 @@ def test_without_root(command: str) -> None:
 
 
 @pytest.mark.root
+def test_not_permitted(tmp_path: Path) -> None:
+    """Who may open neither the configuration nor the socket is told what to do about that."""
+    file, socket = tmp_path / "poise.yaml", tmp_path / "poise.sock"
+    file.write_bytes((EXAMPLES / "minimal.yaml").read_bytes())
+    file.chmod(0)
+    may_not = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    with sockets.socket(sockets.AF_UNIX) as listening:
+        listening.bind(str(socket))
+        listening.listen()
+        socket.chmod(0)
+        said = [
+            subprocess.run([*may_not, str(POISE), *arguments], capture_output=True, text=True, check=False)
+            for arguments in (("plan", "-c", file, "--socket", socket), ("check", "-c", file))
+        ]
+    assert [done.returncode for done in said] == [1, 1]
+    assert said[0].stderr == f"poise: cannot open {socket}: permission denied, run it with sudo\n"
+    assert said[1].stdout == f"{file}: permission denied: run as root, or change the file's mode\n"
+
+
+@pytest.mark.root
 def test_failure_of_the_daemon(tmp_path: Path) -> None:
     """What fails inside `poise up` is one sentence, too, and leaves the socket unserved."""
     file = tmp_path / "poise.yaml"

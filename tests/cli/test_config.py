@@ -48,6 +48,9 @@ def test_plan() -> None:
         "  web9 is added",
         "  new connections that another server gets: 12.5%",
         "  open connections: they go on",
+        "VIP old:",
+        "  VIP old is removed",
+        "  open connections: all of them break",
         "a reload would be refused: only a restart changes interfaces, vip_limit",
     ]
 

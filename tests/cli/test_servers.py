@@ -55,7 +55,7 @@ def test_changes(running: ListFacade) -> None:
         "new (10.0.1.1:8080) gets new connections of VIP shop\n",
         "[2001:db8::1]:8080 ([2001:db8::1]:8080) gets new connections of VIP web\n",
         "new gets no new connections of VIP shop, those it has go on\n",
-        "new gets no new connections of VIP shop, those it has are cut\n",
+        "new is removed from VIP shop, and its connections are cut\n",
         "new gets no new connections of VIP shop and no health checks, those it has go on\n",
         "new (10.0.1.1:8080) gets new connections of VIP shop\n",
         "new is removed from VIP shop, connections it still has go on\n",
@@ -69,6 +69,38 @@ def test_changes(running: ListFacade) -> None:
     ]
     assert running.rows.pop()["weight"] == 9
     assert running.rows.pop()["state"] == "cut"
+
+
+def test_a_server_that_cannot_be_used_yet_is_told_to_be_so(running: ListFacade) -> None:
+    """Nobody is told that a server gets connections while it cannot be reached."""
+    running.add("web", "far", IPv4Address("10.0.2.1"), 8080)
+    running.rows[-1]["reason"] = "10.0.2.1 does not answer ARP on eth1"
+    said = poise("servers", "ready", "far").stdout
+    running.rows.pop()
+    assert said == (
+        "far (10.0.2.1:8080) gets no new connections of VIP web yet: 10.0.2.1 does not answer ARP on eth1\n"
+    )
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("90", 90), ("90s", 90), ("2m", 120)])
+def test_deadlines_are_seconds_or_have_a_unit(running: ListFacade, written: str, seconds: int) -> None:
+    """What the refusal of a deadline says how to write is taken."""
+    running.add("web", "due", IPv4Address("10.0.2.1"), 8080)
+    running.asked.clear()
+    assert poise("servers", "drain", "due", "--deadline", written).returncode == 0
+    running.rows.pop()
+    assert running.asked == [("drain", seconds, False)]
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize(
+    ("written", "fault"), [("0", "out of range"), ("-5", "not understood"), ("²", "not un")]
+)
+def test_deadlines_that_are_none_are_refused(written: str, fault: str) -> None:
+    """A time that cannot be is refused in a sentence."""
+    said = poise("servers", "drain", "web1", "--deadline", written)
+    assert said.returncode == 1
+    assert fault in said.stderr
 
 
 def test_changes_for_programs(running: ListFacade) -> None:
@@ -102,9 +134,10 @@ def test_why(running: ListFacade) -> None:
     assert sentence == "web1 is next"
     assert header.split() == ["name", "id", "state", "share", "chance", "load"]
     assert candidate.split() == ["web1", "0", "ready", "50.0%", "100.0%", "3"]
-    waited = poise("servers", "why", "[2001:db8::7]:4", "[2001:db8::1]:80", "--wait", "--timeout", "2.5")
+    options = ("--wait", "--timeout", "2.5", "--protocol", "udp")
+    waited = poise("servers", "why", "[2001:db8::7]:4", "[2001:db8::1]:80", *options)
     assert waited.stdout == "web1 is next\n"
     assert running.asked == [
-        ((IPv4Address("198.51.100.7"), 40000), (IPv4Address("192.0.2.10"), 80), None),
-        ((IPv6Address("2001:db8::7"), 4), (IPv6Address("2001:db8::1"), 80), 2.5),
+        ((IPv4Address("198.51.100.7"), 40000), (IPv4Address("192.0.2.10"), 80), None, "tcp"),
+        ((IPv6Address("2001:db8::7"), 4), (IPv6Address("2001:db8::1"), 80), 2.5, "udp"),
     ]

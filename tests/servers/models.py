@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """VIPs and servers for tests, named by small numbers."""
 
-from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 
-from poise.servers import ends
 from poise.servers.decide import WantedServer, WantedVip
-from poise.servers.ends import End, Row
 from poise.servers.model import Address, Policy, Protocol, Server, State, Vip
 
 
@@ -36,14 +33,3 @@ def states(vip: Vip) -> dict[str, tuple[int, State]]:
 def end(thing: Vip | Server | WantedServer | WantedVip) -> tuple[Address, int]:
     """Where it listens."""
     return thing.address, thing.port
-
-
-def find(table: Mapping[int, Row], end: End, rows: int) -> Row | None:
-    """What find_end() of tables.h finds."""
-    number = end.number()
-    for row in ends.probed_rows(number, rows):
-        if row not in table:
-            return None
-        if table[row]["end"] == number:
-            return table[row]
-    return None

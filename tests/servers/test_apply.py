@@ -16,10 +16,10 @@ from poise.kernel.maps import open_pinned
 from poise.servers.apply import DataPlane, Limits, discard
 from poise.servers.ends import GONE
 from poise.servers.model import SERVER_IDS, Address, Hop, Link, Model, Policy, Server, State, Vip
-from poise.servers.plan import singles
 from poise.servers.rows import VipTables, of_model
 from poise.servers.tables import RECORDS, Present, Write, is_set
 from poise.servers.watching import Flow
+from tests.servers.writes import singles
 
 pytestmark = pytest.mark.root
 

@@ -84,6 +84,17 @@ def test_each_change_reaches_the_kernel_and_the_file(here: Room) -> None:
         assert store.load() == before
 
 
+def test_asking_for_what_is_so_already_is_no_event(here: Room) -> None:
+    """Events tell of changes: to ask again is not refused, but nothing has happened."""
+    controller, _ = here.start(here.config(vip(1)))
+    for state in (State.READY, State.MAINT, State.MAINT, State.DRAIN, State.DRAIN):
+        controller.set_state("web1", state)
+    for _ in range(2):
+        controller.remove("web1", now=True)
+    told = [event["kind"] for event in controller.events.since() if event["vip"] == "vip80"]
+    assert told == ["state", "state", "cut"]
+
+
 def test_what_is_refused_changes_nothing(here: Room) -> None:
     """A refusal leaves the list, the file and the tables as they are."""
     here.bring(1)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -81,11 +82,11 @@ def test_a_change_that_the_kernel_refuses_is_tried_again(here: Room, monkeypatch
     assert pool(plane) == (1,)
 
 
-def test_clocks_that_jump_change_no_interval(here: Room) -> None:
+def test_clocks_that_jump_change_no_interval(here: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wall clock that is set back and forth only changes what is shown."""
     here.bring(1)
     controller, plane = here.start(here.config(vip(1)))
-    controller._wall = lambda: 0.0  # noqa: SLF001  as if the machine had lost its clock
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # as if the machine had lost its clock
     controller.set_state("web1", State.DRAIN)
     assert controller.model.vips[0].servers[0].since == 0.0
     controller.set_state("web1", State.READY)

@@ -105,16 +105,6 @@ def test_plan_with_a_missing_interface_names_those_there_are() -> None:
         plan(ROUTED, interface="eth9")
 
 
-def test_a_planned_change_reads_as_a_sentence() -> None:
-    """A setting says what it will change, from what to what, and why; or that it is right already."""
-    with living_here():
-        forwarding = next(setting for setting in plan(ROUTED) if setting.name == FORWARDING)
-        why = "so that replies are routed to clients, and the kernel forwards what is not for a VIP"
-        assert host.describe(forwarding) == f"{FORWARDING}: 0 -> 1, {why}"
-        forwarding.write("1")
-        assert host.describe(forwarding) == f"{FORWARDING}: 1 already, {why}"
-
-
 @pytest.mark.parametrize("interface", ["eth0", "eth0.100"])
 def test_undo_restores_the_machine_exactly(state_file: Path, interface: str) -> None:
     """After set_up all is as wanted, and after undo the machine is exactly as it was; each change is told."""

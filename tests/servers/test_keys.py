@@ -12,7 +12,7 @@ def test_a_key_is_made_once_and_for_root_alone(tmp_path: Path) -> None:
     """The key is random, stays the same, and nobody else can read it, whatever the umask."""
     before = os.umask(0)
     try:
-        made = [keys.load_key(tmp_path / name) for name in ("a", "a", "b")]
+        made = [keys.own_key(tmp_path / name) for name in ("a", "a", "b")]
     finally:
         os.umask(before)
     assert made[0] == made[1] != made[2]
@@ -20,16 +20,24 @@ def test_a_key_is_made_once_and_for_root_alone(tmp_path: Path) -> None:
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_key_that_the_operator_named_is_not_made(tmp_path: Path) -> None:
+    """A key that others are to share is not replaced by a new one where its path is wrong."""
+    path = tmp_path / "shared.key"
+    with pytest.raises(PoiseError, match=rf"^cannot read the cookie key {path}: No such file or directory$"):
+        keys.load_key(path)
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
     """Who knows the key can choose the server of a connection: a file that others can read is no key."""
     path = tmp_path / "cookie.key"
-    keys.load_key(path)
+    keys.own_key(path)
     path.chmod(mode)
     with pytest.raises(
         PoiseError, match=rf"^the cookie key {path} can be read by others .*`chmod 600 {path}`$"
     ):
-        keys.load_key(path)
+        keys.own_key(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"00", b"\xff" * 32, b"xy" * 16])
@@ -41,7 +49,7 @@ def test_a_damaged_key_is_not_replaced(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(
         PoiseError, match=rf"^the cookie key {path} is not 16 bytes in hexadecimal: restore it$"
     ):
-        keys.load_key(path)
+        keys.own_key(path)
     assert path.read_bytes() == content
 
 

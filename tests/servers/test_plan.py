@@ -6,9 +6,10 @@ import numpy as np
 
 from poise.servers.ends import GONE
 from poise.servers.model import SERVER_IDS, Address, Hop, Link, Model, Policy, Server, State, Vip
-from poise.servers.plan import Changes, new_servers, plan, singles
+from poise.servers.plan import Changes, new_servers, plan
 from poise.servers.rows import IS_WATCHED, Pool, VipTables, of_model
 from poise.servers.tables import Present, Shape, Write
+from tests.servers.writes import singles
 
 KEY = bytes(range(16))
 SHAPE = Shape(16, 128, 32768)

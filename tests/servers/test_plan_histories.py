@@ -13,11 +13,12 @@ from hypothesis.stateful import initialize, rule
 from poise.servers import ends
 from poise.servers.ends import GONE
 from poise.servers.model import SERVER_IDS, Hop, Link
-from poise.servers.plan import Changes, plan, singles
+from poise.servers.plan import Changes, plan
 from poise.servers.rows import ASKS_DIRECT, CUT, VIP, Pool, Records, VipTables, of_model
 from poise.servers.tables import Network, Present, Shape, Write
 from tests.servers.models import wanted
 from tests.servers.test_decide_histories import SERVERS, Histories
+from tests.servers.writes import singles
 
 KEY = bytes(16)
 PREFIXES: list[Network] = [

@@ -32,15 +32,14 @@ def test_flows_of_a_server_are_counted() -> None:
         (3, 8, 1.0, samples.USED),
         (4, 7, 1.0, samples.USED),
     )
-    number, silence = samples.flows_seen(flows, ROW, NOW, within=60.0)
-    assert round(number) == 2
-    assert silence == pytest.approx(5.0, abs=0.01)
-    assert samples.flows_seen(flows, ROW, NOW, 60.0, factor=64)[0] == pytest.approx(64 * number)
+    found = samples.flows_seen(flows, {ROW: 60.0, ROW + 1: 0.5}, NOW)
+    assert {row: round(number) for row, (number, _) in found.items()} == {ROW: 2, ROW + 1: 0}
+    assert [silence for _, silence in found.values()] == pytest.approx([5.0, 1.0], abs=0.01)
 
 
 def test_a_server_without_flows_has_none() -> None:
     """Nothing was ever seen of it."""
-    assert samples.flows_seen(table(), ROW, NOW, 60.0) == (0.0, None)
+    assert samples.flows_seen(table(), {ROW: 60.0}, NOW) == {ROW: (0.0, None)}
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e9))

@@ -171,11 +171,14 @@ def test_why_a_server_is_not_used_is_said() -> None:
     """A server without a share has a reason, one with a share has none."""
     calm = choice(vip_of(server(1)), {1: UP})
     assert unused_reason(server(1), UP, calm) is None
-    assert unused_reason(server(2), DOWN, calm) == "it is down: its checks, or its packets, say so"
-    assert unused_reason(server(2), Standing(reachable=False), calm) == (
-        "its next hop does not answer, so it cannot be reached"
-    )
-    assert unused_reason(server(2, State.MAINT), DOWN, calm) == "it is in maintenance"
+    assert unused_reason(server(2), DOWN, calm) == "it is down"
+    assert unused_reason(server(2), Standing(reachable=False), calm) == "the way to it is not known"
+    for failing in (
+        Standing(up=False, fault="answered 503"),
+        Standing(reachable=False, fault="answered 503"),
+    ):
+        assert unused_reason(server(2), failing, calm) == "answered 503"
+        assert unused_reason(server(2, State.MAINT), failing, calm) == "it is in maintenance"
 
 
 @given(vips(), standings)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from poise.servers.model import Mode, Policy, Protocol, Server, State, Vip
 from poise.servers.standing import Standing, choice
-from poise.servers.why import NO_SERVER, Live, Reason, explain, explain_watch
+from poise.servers.watching import NO_SERVER
+from poise.servers.why import Live, Reason, explain, explain_watch
 
 CLIENT = "198.51.100.7:4000"
 UP, DOWN = Standing(up=True), Standing(up=False)
@@ -39,9 +40,9 @@ def why(vip: Vip, lives: Mapping[int, Live] | None = None, flow: int = 0, turn: 
     return explain(vip, CLIENT, standings, choice(vip, standings), lives or {}, flow=flow, turn=turn)
 
 
-def watched(vip: Vip, reason: Reason, server: int = NO_SERVER) -> dict[str, Any]:
+def watched(vip: Vip, reason: Reason, server: int | None = None) -> dict[str, Any]:
     """Where a packet went that was watched for."""
-    return explain_watch(vip, CLIENT, {"reason": reason, "server": server})
+    return explain_watch(vip, CLIENT, reason, server)
 
 
 @given(
@@ -123,12 +124,16 @@ def test_draws_have_chances() -> None:
 def test_who_does_not_take_connections_is_told_why() -> None:
     """Each server without a share says what keeps it from one."""
     vip = vip_of(Policy.ROUND_ROBIN, State.READY, State.DRAIN, State.READY, State.READY)
-    standings = {0: UP, 1: UP, 2: DOWN, 3: Standing(reachable=False)}
+    failing, lost = (
+        Standing(up=False, fault="answered 503"),
+        Standing(reachable=False, fault="there is no route"),
+    )
+    standings = {0: UP, 1: UP, 2: failing, 3: lost}
     told: Any = explain(vip, CLIENT, standings, choice(vip, standings), {}, flow=0, turn=0)
     assert [server["reason"] for server in told["servers"][1:]] == [
         "it drains",
-        "it is down: its checks, or its packets, say so",
-        "its next hop does not answer, so it cannot be reached",
+        "answered 503",
+        "there is no route",
     ]
     assert [server["state"] for server in told["servers"]] == ["ready", "drain", "down", "ready"]
 

@@ -60,12 +60,12 @@ class Client:
         state: Literal["ready", "drain", "maint"],
         *,
         vip: str | None = None,
-        deadline: str | None = None,
+        deadline: int | str | None = None,
         now: bool = False,
     ) -> dict[str, Any]:
         """Set the state of a server, and return it.
 
-        deadline: of a drain, as long as 90s, 30m or 1h. now: cut the connections that it has.
+        deadline: of a drain, in seconds, or as 90s, 30m or 1h. now: cut the connections that it has.
         """
         wanted: dict[str, object] = {"state": state, "vip": vip, "now": now}
         wanted |= {} if deadline is None else {"deadline": deadline}
@@ -107,13 +107,19 @@ class Client:
         events: list[dict[str, Any]] = self._request("GET", _path("/events", since=str(since)))
         return events
 
-    def why(self, client: End, vip: End, *, wait: float | None = None) -> dict[str, Any]:
-        """Say which server a new connection would get; with `wait` (seconds), where its next packet goes."""
+    def why(
+        self, client: End, vip: End, *, wait: float | None = None, protocol: Literal["tcp", "udp"] = "tcp"
+    ) -> dict[str, Any]:
+        """Say which server a new connection would get; with `wait` (seconds), where its next packet goes.
+
+        protocol: which VIP is meant where there is one of TCP and one of UDP or QUIC.
+        """
         path = _path(
             "/why",
             client=write_end(*client),
             vip=write_end(*vip),
             wait=None if wait is None else str(wait),
+            protocol=protocol,
         )
         answer: dict[str, Any] = self._request("GET", path, seconds=_SECONDS + (wait or 0.0))
         return answer

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypedDict
 
 End = tuple[IPv4Address | IPv6Address, int]
 WantedState = Literal["ready", "drain", "maint"]
+TransportProtocol = Literal["tcp", "udp"]
 Json = dict[str, Any]
 
 
@@ -82,8 +83,12 @@ class Facade(Protocol):
         Keys: id, at (seconds since 1970), kind, vip and server (text or None), message.
         """
 
-    def why(self, client: End, vip: End, wait: float | None = None) -> Json:
+    def why(
+        self, client: End, vip: End, wait: float | None = None, protocol: TransportProtocol = "tcp"
+    ) -> Json:
         """Say which server a new connection from `client` to `vip` would get, and by which rule.
+
+        protocol: which VIP is meant where there is one of TCP and one of UDP or QUIC.
 
         Keys: vip, client, rule, server (name or None), chance (0 to 1), sentence, servers (dicts: name, id,
         state, share, chance, load, reason). With wait: where the flow's next packet goes that comes within

@@ -9,6 +9,7 @@ import anyio
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from starlette.requests import Request
 
+from poise.api.facade import TransportProtocol
 from poise.config.addresses import Address
 from poise.config.fields import AbsolutePath, Name, Port, Weight
 from poise.config.measures import Duration
@@ -115,11 +116,12 @@ class EventsSince(_Request):
 
 
 class Why(_Request):
-    """Both ends of a connection, and for how long to wait for its next packet."""
+    """Both ends of a connection, its protocol, and for how long to wait for its next packet."""
 
     client: Annotated[tuple[IPv4Address | IPv6Address, int], BeforeValidator(_parse_end)]
     vip: Annotated[tuple[IPv4Address | IPv6Address, int], BeforeValidator(_parse_end)]
     wait: Annotated[float | None, BeforeValidator(_parse_wait)] = None
+    protocol: TransportProtocol = "tcp"
 
 
 class Plan(_Request):

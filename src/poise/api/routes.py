@@ -99,7 +99,7 @@ class _Routes:
 
     async def why(self, request: Request) -> Response:
         wanted = from_query(Why, request)
-        call = partial(self._facade.why, wanted.client, wanted.vip, wanted.wait)
+        call = partial(self._facade.why, wanted.client, wanted.vip, wanted.wait, wanted.protocol)
         if wanted.wait is None:
             return await self._json(call)
         return _response(await self._threads.wait(partial(_written, call)))

@@ -5,14 +5,16 @@
 from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import typer
 
 from poise.api import DEFAULT_SOCKET
 from poise.cli.options import ConfigOption, SocketOption
 from poise.cli.output import Output, OutputOption, show
-from poise.cli.words import count, listed
+from poise.words import count, listed
+
+_COMES_OR_GOES: Final = frozenset({"vip-added", "vip-removed"})  # where no connection can move
 
 
 def register(app: typer.Typer) -> None:
@@ -63,9 +65,11 @@ def reload(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = "table"
 def _plan(planned: Mapping[str, Any]) -> Iterator[str]:
     """What changes, by VIP, and what that does to connections."""
     for vip, moved in planned["moved"].items():
+        changes = [change for change in planned["changes"] if change["vip"] == vip]
         yield f"VIP {vip}:"
-        yield from (f"  {change['sentence']}" for change in planned["changes"] if change["vip"] == vip)
-        yield f"  new connections that another server gets: {moved:.1%}"
+        yield from (f"  {change['sentence']}" for change in changes)
+        if _COMES_OR_GOES.isdisjoint(change["kind"] for change in changes):
+            yield f"  new connections that another server gets: {moved:.1%}"
         yield f"  open connections: {planned['open_connections'][vip]}"
     if planned["restart"]:
         yield f"a reload would be refused: only a restart changes {', '.join(planned['restart'])}"

@@ -9,7 +9,6 @@ import typer
 
 from poise.cli.options import ConfigOption
 from poise.cli.output import OutputOption, show
-from poise.errors import PoiseError
 
 
 def register(app: typer.Typer) -> None:
@@ -35,13 +34,8 @@ def up(
     from poise.cli.log import set_up_log
 
     set_up_log()
-    try:
-        anyio.run(partial(daemon.up, config, xdp_mode=xdp_mode, set_up_host=not no_host_setup))
-    except ExceptionGroup as group:  # what a task group raises
-        _, defects = group.split(PoiseError)
-        if defects is not None:
-            raise
-        raise PoiseError("\n".join(map(str, _leaves(group)))) from None
+    path = config.absolute()  # as `poise status` and reloads name it, whoever asks from wherever
+    anyio.run(partial(daemon.up, path, xdp_mode=xdp_mode, set_up_host=not no_host_setup))
 
 
 def down(config: ConfigOption, output: OutputOption = "table") -> None:
@@ -52,11 +46,3 @@ def down(config: ConfigOption, output: OutputOption = "table") -> None:
     undone = daemon.down(load(config))
     people = partial(typer.echo, "\n".join(undone) or "there was nothing to undo")
     show(output, {"undone": undone}, people)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    return [
-        leaf
-        for error in group.exceptions
-        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]

@@ -4,14 +4,12 @@
 import os
 import re
 import sys
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from poise.cli import agent, config, daemon, measure, running, servers, vips
 from poise.errors import PoiseError
-
-_MEANT: Final = re.compile(r"^No such option: (\S+) \(Possible options: (.*)\)$")
 
 app = typer.Typer(
     help="Balance load across servers with XDP.",

@@ -33,9 +33,16 @@ def _named(ctx: typer.Context, incomplete: str, names: Callable[[Any], list[str]
         return []
 
 
-ConfigOption = Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="The configuration.")]
+# Not `readable`: whoever opens them says better what to do where that is not permitted.
+ConfigOption = Annotated[
+    Path,
+    typer.Option("-c", "--config", metavar="FILE", readable=False, help="The configuration."),
+]
 SocketOption = Annotated[
-    Path, typer.Option(metavar="PATH", envvar="POISE_SOCKET", help="The socket of the running poise.")
+    Path,
+    typer.Option(
+        metavar="PATH", envvar="POISE_SOCKET", readable=False, help="The socket of the running poise."
+    ),
 ]
 VipOption = Annotated[
     str | None,

@@ -10,7 +10,7 @@ import typer
 from poise.api import DEFAULT_SOCKET
 from poise.cli.options import SocketOption
 from poise.cli.output import OutputOption, print_table, show
-from poise.cli.words import local_time
+from poise.words import local_time
 
 _EVENT_COLUMNS: Final = ("id", "at", "kind", "vip", "server", "message")
 

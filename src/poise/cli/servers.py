@@ -11,8 +11,8 @@ import typer
 from poise.api import DEFAULT_SOCKET
 from poise.cli.options import ServerArgument, SocketOption, VipOption
 from poise.cli.output import Output, OutputOption, print_table, show
-from poise.cli.words import local_time, percent
 from poise.endpoints import read_end, write_end
+from poise.words import local_time, percent
 
 _COLUMNS: Final = (
     *("vip", "name", "address", "port", "id", "weight", "state", "reachable", "share", "load", "open"),
@@ -25,19 +25,19 @@ _CONNECTION_COLUMNS: Final = (
 )
 _CANDIDATE_COLUMNS: Final = ("name", "id", "state", "share", "chance", "load", "reason")
 
-_GO_ON: Final = "those it has go on"
 _STATES: Final = {
     "ready": "{name} ({end}) gets new connections of VIP {vip}",
+    "unused": "{name} ({end}) gets no new connections of VIP {vip} yet: {reason}",
     "down": "{name} ({end}) is down, and gets new connections of VIP {vip} once it is up",
-    "drain": "{name} gets no new connections of VIP {vip}, {rest}",
-    "maint": "{name} gets no new connections of VIP {vip} and no health checks, {rest}",
+    "drain": "{name} gets no new connections of VIP {vip}, those it has go on",
+    "maint": "{name} gets no new connections of VIP {vip} and no health checks, those it has go on",
     "removed": "{name} is removed from VIP {vip}, connections it still has go on",
     "cut": "{name} is removed from VIP {vip}, and its connections are cut",
 }
 
 app = typer.Typer(help="See and change the servers of a running poise.", no_args_is_help=True)
 
-NowOption = Annotated[bool, typer.Option("--now", help="Cut the connections that it has.")]
+NowOption = Annotated[bool, typer.Option("--now", help="Cut the connections that it has, and remove it.")]
 EndArgument = Annotated[
     str, typer.Argument(metavar="ADDRESS:PORT", help="Where the server listens; of IPv6, [ADDRESS]:PORT.")
 ]
@@ -90,7 +90,8 @@ def drain(  # noqa: PLR0917  # typer takes each option as an argument
     name: ServerArgument,
     vip: VipOption = None,
     deadline: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When to end it at the latest, like 90s, 30m or 1h.")
+        str | None,
+        typer.Option(metavar="TIME", help="When to end it at the latest: seconds, or like 90s, 30m or 1h."),
     ] = None,
     now: NowOption = False,
     socket: SocketOption = DEFAULT_SOCKET,
@@ -99,7 +100,8 @@ def drain(  # noqa: PLR0917  # typer takes each option as an argument
     """Give a server no new connections; its health is still checked."""
     from poise.api.client import Client
 
-    _show(output, Client(socket).set_state(name, "drain", vip=vip, deadline=deadline, now=now), cut=now)
+    seconds = int(deadline) if deadline and deadline.isascii() and deadline.isdecimal() else deadline
+    _show(output, Client(socket).set_state(name, "drain", vip=vip, deadline=seconds, now=now))
 
 
 @app.command()
@@ -113,7 +115,7 @@ def maint(
     """Give a server no new connections and no health checks, for maintenance."""
     from poise.api.client import Client
 
-    _show(output, Client(socket).set_state(name, "maint", vip=vip, now=now), cut=now)
+    _show(output, Client(socket).set_state(name, "maint", vip=vip, now=now))
 
 
 @app.command()
@@ -156,6 +158,10 @@ def connections(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = "t
 def why(  # noqa: PLR0917  # typer takes each option as an argument
     client: Annotated[str, typer.Argument(metavar="SRC:PORT", help="The client's end of a connection.")],
     vip: Annotated[str, typer.Argument(metavar="VIP:PORT", help="The VIP's address and port.")],
+    protocol: Annotated[
+        Literal["tcp", "udp"],
+        typer.Option(help="Which VIP is meant, where there is one of TCP and one of UDP or QUIC."),
+    ] = "tcp",
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the next packet of this connection.")
     ] = False,
@@ -169,7 +175,7 @@ def why(  # noqa: PLR0917  # typer takes each option as an argument
     from poise.api.client import Client
 
     ends = (_end(client, "SRC:PORT"), _end(vip, "VIP:PORT"))
-    answer = Client(socket).why(*ends, wait=timeout if wait else None)
+    answer = Client(socket).why(*ends, wait=timeout if wait else None, protocol=protocol)
     show(output, answer, lambda: _explain(answer))
 
 
@@ -179,10 +185,10 @@ def _explain(answer: Mapping[str, Any]) -> None:
         print_table(_CANDIDATE_COLUMNS, [_shares(row) for row in candidates])
 
 
-def _show(output: Output, server: Mapping[str, Any], *, cut: bool = False) -> None:
+def _show(output: Output, server: Mapping[str, Any]) -> None:
     end = write_end(ip_address(server["address"]), server["port"])
-    rest = "those it has are cut" if cut else _GO_ON
-    show(output, server, lambda: typer.echo(_STATES[server["state"]].format(**server, end=end, rest=rest)))
+    state = "unused" if server["state"] == "ready" and server["reason"] else server["state"]
+    show(output, server, lambda: typer.echo(_STATES[state].format(**server, end=end)))
 
 
 def _end(

@@ -90,16 +90,14 @@ def request(
         return list(_answers(kernel))
 
 
-def dump(
-    kind: int, fields: Mapping[str, int], attributes: Mapping[str, object] | None = None
-) -> list[Message]:
+def dump(kind: int, fields: Mapping[str, int]) -> list[Message]:
     """Everything the kernel has of one kind (RTM_GET...); a dump that a change broke in upon is repeated.
 
     Raises NetlinkError where the kernel refuses, and EINTR where changes never let a dump finish.
     """
     for _ in range(_ATTEMPTS):
         with _open() as kernel:
-            kernel.send(_encode(kind, NLM_F_REQUEST | NLM_F_DUMP, fields, attributes or {}))
+            kernel.send(_encode(kind, NLM_F_REQUEST | NLM_F_DUMP, fields, {}))
             try:
                 return list(_answers(kernel))
             except InterruptedError:

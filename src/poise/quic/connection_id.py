@@ -16,7 +16,6 @@ LONGEST = 20  # bytes of a connection id in QUIC 1 and 2: RFC 9000, section 17.2
 UNROUTABLE = 0b111  # the codepoint of a server without configuration
 BLOCK = 16  # bytes
 KEY = 16
-_LENGTH_MASK = 0x1F
 
 
 class QuicIdError(PoiseError):

@@ -32,9 +32,7 @@ __all__ = ["DataPlane", "Limits", "attached", "detach", "discard", "stop"]
 _LINK = "link_"
 
 
-def _open(object_file: Path | None = None) -> Object:
-    if object_file:
-        return Object(object_file)
+def _open() -> Object:
     with as_file(files("poise.objects") / "balancer.bpf.o") as path:
         return Object(path)
 
@@ -46,15 +44,15 @@ class DataPlane:
     kept in step with each write. readings: what was counted and sampled. connections: of stateful VIPs.
     """
 
-    def __init__(self, pins: Path, limits: Limits, token: bytes, object_file: Path | None = None) -> None:
+    def __init__(self, pins: Path, limits: Limits, token: bytes) -> None:
         """Load the programs, with the tables that are pinned in `pins` or new ones.
 
-        token: 6 bytes, by which XDP hands packets to the slow path. object_file: instead of the installed
-        one. Pinned tables of another size or layout are made anew; what they hold is carried over, now
-        and once more by `settle`. Raises PoiseError if the kernel refuses something.
+        token: 6 bytes, by which XDP hands packets to the slow path. Pinned tables of another size or layout
+        are made anew; what they hold is carried over, now and once more by `settle`. Raises PoiseError if the
+        kernel refuses something.
         """
         self._pins = pins
-        self._object = _open(object_file)
+        self._object = _open()
         limits.configure(self._object)
         self.adopted = not bpffs.make_directory(pins)
         self._renewal = Renewal(self._object, pins)

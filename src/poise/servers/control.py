@@ -43,28 +43,25 @@ class Controller:
     Changes are saved before they are applied, so that no id is ever given out twice.
     """
 
-    def __init__(  # noqa: PLR0917  all that it brings together
+    def __init__(
         self,
         plane: DataPlane,
         store: Store,
         reach: Reach,
         events: Events,
         key: bytes,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
     ) -> None:
         """Load the saved model; nothing is applied yet.
 
-        key: 16 bytes, of the cookie. clock: for intervals. wall: for times that are saved and shown, seconds
-        since 1970. Raises PoiseError if the file of the servers cannot be used.
+        key: 16 bytes, of the cookie. Raises PoiseError if the file of the servers cannot be used.
         """
         self.lock = threading.RLock()
         self.events = events
         self.plane = plane
         self.reach = reach
         self.vigil = Vigil(self._note)
-        self.steering = Steering(plane.readings, clock)
-        self.watchlist = watchlist.Watchlist(self.vigil, store, clock, wall)
+        self.steering = Steering(plane.readings)
+        self.watchlist = watchlist.Watchlist(self.vigil, store)
         self.model = store.load()
         self._signals = Signals(events)
         self.choices: dict[int, Choice] = {}
@@ -72,8 +69,6 @@ class Controller:
         self._addresses: frozenset[Address] = frozenset()  # of all servers
         self._store = store
         self._key = key
-        self._clock = clock
-        self._wall = wall
         self._rest = 0.0
         self._direct: frozenset[Network] = frozenset()
         self._flags: int | None = None
@@ -95,7 +90,7 @@ class Controller:
         with self.lock:
             settled = self.settled(wanted)
             before = {vip.index: vip for vip in self.model.vips}
-            model = reconcile(self.model, wanted, self._wall(), rest, settled=settled)
+            model = reconcile(self.model, wanted, time.time(), rest, settled=settled)
             after = {vip.index: vip for vip in model.vips}
             changed = [vip.index for vip in model.vips if before.get(vip.index) is not vip]
             removed = [index for index in before if index not in after]
@@ -149,9 +144,9 @@ class Controller:
         with self.lock:
             chosen = decide.find_vip(self.model, vip)
             wanted = decide.wanted_by_operator(chosen, address, port, name, weight)
-            model, server = decide.add(self.model, chosen, wanted, self._wall(), self._rest, declared=False)
+            model, server = decide.add(self.model, chosen, wanted, time.time(), self._rest, declared=False)
             self._change(model, [chosen.index])
-            self._tell(Kind.ADDED, chosen, server, "gets new connections")
+            self._tell(Kind.ADDED, chosen, server, "is on the list")
             return chosen.index, server.id
 
     def set_state(
@@ -177,10 +172,11 @@ class Controller:
                 return self.add(chosen.name, server.name, server.address, server.port)
             if deadline is None and state == State.DRAIN:
                 deadline = chosen.drain.deadline
-            ends = None if deadline is None else self._wall() + deadline
-            model = decide.set_state(self.model, chosen, name, state, self._wall(), deadline=ends)
+            ends = None if deadline is None else time.time() + deadline
+            model = decide.set_state(self.model, chosen, name, state, time.time(), deadline=ends)
             self._change(model, [chosen.index])
-            self._tell(Kind.STATE, chosen, server, _STATES[state])
+            if (server.state, server.deadline) != (state, ends):
+                self._tell(Kind.STATE, chosen, server, _STATES[state])
             return chosen.index, server.id
 
     def remove(self, name: str, vip: str | None = None, *, now: bool = False) -> Key:
@@ -188,10 +184,10 @@ class Controller:
         with self.lock:
             chosen = decide.find_vip(self.model, vip)
             server = decide.find_server(chosen, name)
-            self._change(decide.remove(self.model, chosen, name, self._wall(), cut=now), [chosen.index])
-            if now:
+            self._change(decide.remove(self.model, chosen, name, time.time(), cut=now), [chosen.index])
+            if now and server.state is not State.CUT:
                 self._tell(Kind.CUT, chosen, server, "is off the list, and its connections are cut")
-            else:
+            elif not now:
                 self._tell(Kind.REMOVED, chosen, server, "is off the list, connections that it has go on")
             return chosen.index, server.id
 
@@ -212,14 +208,17 @@ class Controller:
 
     def standings(self, vip: Vip) -> dict[int, Standing]:
         """Return what is known of each server of a VIP."""
-        verdicts, now = self.watchlist.verdicts(vip), self._clock()
+        verdicts, now = self.watchlist.verdicts(vip), time.monotonic()
+        faults = self.reach.faults
         return {
             server.id: Standing(
                 verdict.up,
-                self.reach.is_valid(server.address),
+                reachable,
                 share(verdict.recovered, vip.slow_start, now),
+                verdict.reason if reachable and verdict.up is False else faults.get(server.address),
             )
             for server in vip.servers
+            for reachable in (self.reach.is_valid(server.address),)
             for verdict in (verdicts.get(server.id, _UNKNOWN),)
         }
 

@@ -26,6 +26,7 @@ from poise.servers.model import (
     State,
     Vip,
 )
+from poise.words import listed
 
 SETTABLE: Final = (State.READY, State.DRAIN, State.MAINT)
 
@@ -69,11 +70,11 @@ class WantedVip:
 
 def find_vip(model: Model, name: str | None) -> Vip:
     """Return the VIP of that name, or the only one; NoSuchVip otherwise."""
-    names = ", ".join(vip.name for vip in model.vips)
+    names = listed([vip.name for vip in model.vips])
     if name is None:
         if len(model.vips) == 1:
             return model.vips[0]
-        raise NoSuchVip(f"there are several VIPs, say which one is meant: {names}")
+        raise NoSuchVip(f"there are several VIPs, say with --vip which one is meant: {names}")
     for vip in model.vips:
         if vip.name == name:
             return vip
@@ -85,8 +86,9 @@ def find_server(vip: Vip, name: str) -> Server:
     for server in sorted(vip.servers, key=lambda server: server.state in GONE):
         if name in (server.name, write_end(server.address, server.port)):
             return server
-    names = ", ".join(server.name for server in vip.servers if server.state not in GONE) or "none yet"
-    raise NoSuchServer(f"VIP {vip.name} has no server {name}: its servers are {names}")
+    names = [server.name for server in vip.servers if server.state not in GONE]
+    those = f"its servers are {listed(names)}" if names else "it has none yet"
+    raise NoSuchServer(f"VIP {vip.name} has no server {name}: {those}")
 
 
 def replace_vip(model: Model, vip: Vip) -> Model:

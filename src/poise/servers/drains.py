@@ -2,10 +2,8 @@
 """The drains of a running poise: what is seen of them, about once a second, and how they end."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
-
-import numpy as np
 
 from poise.errors import PoiseError
 from poise.servers import draining, samples
@@ -26,19 +24,9 @@ _TOLD: Final = {
 class Drains:
     """Follows each server that drains until it does no longer."""
 
-    def __init__(
-        self,
-        controller: Controller,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        """Follow the drains of this controller's servers.
-
-        clock: of intervals, the one that the packet side has, too. wall: seconds since 1970.
-        """
+    def __init__(self, controller: Controller) -> None:
+        """Follow the drains of this controller's servers."""
         self._controller = controller
-        self._clock = clock
-        self._wall = wall
         self._vips: dict[int, tuple[Vip, dict[Key, Draining]]] = {}
         self._progress: Mapping[Key, Progress] = {}
 
@@ -47,8 +35,8 @@ class Drains:
         controller = self._controller
         with controller.lock:
             wanted = self._wanted()
-            now = self._clock()
-            running = draining.follow(self._progress, wanted, self._wall(), now)
+            now = time.monotonic()
+            running = draining.follow(self._progress, wanted, time.time(), now)
             vips = {index: vip for index, (vip, _) in self._vips.items()}
             seen = _seen(running, vips, controller.plane.readings, now) if running else {}
             ended: list[tuple[Key, Outcome]] = []
@@ -64,7 +52,7 @@ class Drains:
         """Return a dict for each server that drains, as the API's `drains` has it."""
         controller = self._controller
         with controller.lock:
-            now, progress = self._clock(), self._progress
+            now, progress = time.monotonic(), self._progress
             found = ((key, *controller.find(key)) for key in self._wanted())
             return [_describe(vip, server, progress.get(key), now) for key, vip, server in found]
 
@@ -104,29 +92,10 @@ def _seen(
     """Return what is seen of these servers: exact of stateful VIPs, else from the sampled flows."""
     exact = [key for key in progress if vips[key[0]].mode is Mode.STATEFUL]
     found = {key: Seen(int(readings.open_connections[_row(key)]), estimated=False) for key in exact}
-    return found | _estimated(
-        {key: progress[key].what.drain.quiet for key in progress.keys() - found}, readings, now
-    )
-
-
-def _estimated(quiet: Mapping[Key, float], readings: Readings, now: float) -> dict[Key, Seen]:
-    """Return how many flows of each server were seen in its last seconds, and when the last packet was.
-
-    quiet: the seconds. All flows of a server that drains are sampled.
-    """
-    if not quiet:
-        return {}
-    flows = readings.samples
-    flows = flows[(flows["flags"] & (samples.USED | samples.OVER)) == samples.USED]
-    rows, silences = samples.rows(flows), samples.ages(flows["seen"].astype(np.uint32), now)
-    order = np.argsort(rows, kind="stable")
-    rows, silences = rows[order], silences[order]
-    found = {}
-    for key, within in quiet.items():
-        first, end = np.searchsorted(rows, [_row(key), _row(key) + 1])
-        theirs = silences[first:end]
-        count = samples.crowded(float((theirs <= within).sum()), len(readings.samples))
-        found[key] = Seen(round(count), estimated=True, age=float(theirs.min()) if len(theirs) else None)
+    quiet = {_row(key): progress[key].what.drain.quiet for key in progress.keys() - found}
+    flows = samples.flows_seen(readings.samples, quiet, now) if quiet else {}
+    for row, (number, silence) in flows.items():
+        found[divmod(row, SERVER_IDS)] = Seen(round(number), estimated=True, age=silence)
     return found
 
 

@@ -149,14 +149,6 @@ def undo(state_file: Path, due: Callable[[Setting], bool] = lambda _: True) -> l
     return sentences
 
 
-def describe(setting: Setting) -> str:
-    """The change that `set_up` would make now, or what is right already, in a sentence."""
-    value = setting.read()
-    if value is None or not setting.met(value):
-        return f"{setting.name}: {value or 'missing'} -> {setting.wanted}, {setting.why}"
-    return f"{setting.name}: {value} already, {setting.why}"
-
-
 def _vlan_devices(interfaces: list[netlink.Interface]) -> list[netlink.Interface]:
     """The VLAN devices whose frames leave by these interfaces: for routing, frames arrive on them."""
     above = sense.links({found.index: () for found in interfaces}, netlink.links())

@@ -12,12 +12,17 @@ KEY_BYTES = 16
 _LONGEST_TOKEN = 4096
 
 
-def load_key(path: Path) -> bytes:
-    """Return the 16-byte key of the cookie, made at first use; PoiseError if others may read the file."""
+def own_key(path: Path) -> bytes:
+    """Return the 16-byte key in a file that is made at first use; see `load_key`."""
     if not path.exists():
         key = secrets.token_bytes(KEY_BYTES)
         durable.write(path, key.hex().encode() + b"\n", 0o600)
         return key
+    return load_key(path)
+
+
+def load_key(path: Path) -> bytes:
+    """Return the 16-byte key of the cookie; PoiseError if there is none or others may read the file."""
     content = _read_secret(path, "the cookie key")
     found = _from_hexadecimal(content)
     if found is None:

@@ -4,7 +4,7 @@
 Pure, as decide.py.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -281,10 +281,3 @@ def _direct_gone(present: Present, direct: frozenset[Network] | None) -> Iterato
     if direct is not None:
         gone = sorted(present.direct - direct, key=str)
         yield Write("direct", gone, [False] * len(gone))
-
-
-def singles(steps: Iterable[Write]) -> Iterator[Write]:
-    """Yield the same writes, each of a single key."""
-    for table, keys, values in steps:
-        for at in range(len(keys)):
-            yield Write(table, keys[at : at + 1], values[at : at + 1])

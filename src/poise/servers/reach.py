@@ -2,7 +2,7 @@
 """How the servers can be reached at present: the ways to them, followed as the kernel tells of changes."""
 
 import time
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from typing import Final
 
 from poise.kernel import neighbours, netlink, watch
@@ -71,12 +71,12 @@ class Reach:
         known = before.hops.keys() | ways.hops.keys()
         return frozenset(address for address in known if before.hops.get(address) != ways.hops.get(address))
 
-    def wait(self, seconds: float, sleep: Callable[[float], None] = time.sleep) -> frozenset[Address]:
+    def wait(self, seconds: float) -> frozenset[Address]:
         """Give neighbours a moment to answer; return the servers whose hop is another than before."""
         changed: frozenset[Address] = frozenset()
         deadline = time.monotonic() + seconds
         while self._ways.faults and time.monotonic() < deadline:
-            sleep(_PAUSE)
+            time.sleep(_PAUSE)
             known = self._ways.hops.keys() | self._ways.faults.keys()
             changed |= self.look_up(known, afresh=set(self._ways.faults))
         return changed

@@ -17,6 +17,7 @@ from poise.servers.model import Model, Refused
 from poise.servers.preview import preview
 from poise.servers.reconcile import reconcile
 from poise.servers.wanted import Wishes
+from poise.words import listed
 
 FIXED: Final = (
     *("interfaces", "xdp_mode", "socket", "state_directory", "pin_directory", "key_file"),
@@ -93,8 +94,8 @@ class Revision:
             self.last = Reading(time.time())
             milliseconds = round((time.perf_counter() - begun) * 1000, 1)
             if any(revised.values()):
-                told = ", ".join(f"{what} {_some(names)}" for what, names in revised.items() if names)
-                events.add(Kind.RELOADED, f"{self.path} is in force: VIPs {told}")
+                told = "; ".join(f"{what} {listed(names)}" for what, names in revised.items() if names)
+                events.add(Kind.RELOADED, f"{self.path} is in force: {told}")
             return {**revised, "milliseconds": milliseconds, "digest": self.digest}
 
     def plan(self, path: Path) -> dict[str, Any]:
@@ -144,10 +145,6 @@ class Revision:
 def fixed(running: Config, config: Config) -> list[str]:
     """Return the names of settings that differ and that only a restart changes."""
     return [name for name in FIXED if getattr(running, name) != getattr(config, name)]
-
-
-def _some(names: list[str]) -> str:
-    return f"{len(names)} {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
 
 
 def _first_line(error: PoiseError) -> str:

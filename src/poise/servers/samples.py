@@ -4,6 +4,7 @@
 Pure: on numpy's structured arrays, with the time handed in.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -51,21 +52,24 @@ def rows(samples: Samples) -> Rows:
 
 
 def flows_seen(
-    samples: Samples, row: int, clock: float, within: float, factor: float = 1.0
-) -> tuple[float, float | None]:
-    """Return about how many flows of a server were seen in the last `within` seconds and are not over.
+    samples: Samples, within: Mapping[int, float], clock: float
+) -> dict[int, tuple[float, float | None]]:
+    """Return about how many flows of some servers, all of whose flows are sampled, are going on.
 
-    The other number is how many seconds ago one of its flows was seen last, or None if there is none. factor:
-    of how many flows one is sampled; 1 for a server that drains, of which all are.
+    within: by server row, the last seconds in which a flow must have been seen. The other number is how many
+    seconds ago one of the server's flows was seen last, or None if there is none.
     """
-    theirs = (samples["flags"] & (USED | OVER)) == USED
-    theirs &= samples["vip"] == row // SERVER_IDS
-    theirs &= samples["server"] == row % SERVER_IDS
-    if not theirs.any():
-        return 0.0, None
-    silences = ages(samples["seen"][theirs].astype(np.uint32), clock)
-    recent = silences <= within
-    return crowded(float(recent.sum()), len(samples)) * factor, float(silences.min())
+    flows = samples[(samples["flags"] & (USED | OVER)) == USED]
+    of_row, silences = rows(flows), ages(flows["seen"].astype(np.uint32), clock)
+    order = np.argsort(of_row, kind="stable")
+    of_row, silences = of_row[order], silences[order]
+    found = {}
+    for row, seconds in within.items():
+        first, end = np.searchsorted(of_row, [row, row + 1])
+        theirs = silences[first:end]
+        number = crowded(float((theirs <= seconds).sum()), len(samples))
+        found[row] = number, float(theirs.min()) if len(theirs) else None
+    return found
 
 
 def crowded(flows: float, size: int) -> float:

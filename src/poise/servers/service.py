@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Final
 
 import poise
-from poise.api.facade import End, Json, Snapshot, WantedState
+from poise.api.facade import End, Json, Snapshot, TransportProtocol, WantedState
 from poise.endpoints import write_end
 from poise.servers import cookie
 from poise.servers.control import Controller
 from poise.servers.drains import Drains
 from poise.servers.ends import end_of
-from poise.servers.model import SERVER_IDS, Address, NoSuchVip, State, Vip
+from poise.servers.model import SERVER_IDS, Address, NoSuchVip, Protocol, State, Vip
 from poise.servers.revision import Revision
 from poise.servers.standing import Choice
 from poise.servers.view import View
 from poise.servers.watching import Flow
-from poise.servers.why import NO_SERVER, Live, Reason, explain, explain_watch
+from poise.servers.why import Live, Reason, explain, explain_watch
+from poise.words import listed
 
 _PAUSE: Final = 0.02  # seconds between two looks for a packet that is waited for
 _NOTHING: Final = Choice()
@@ -93,9 +94,11 @@ class Service:
         """Return the events after that id, the oldest first."""
         return self.controller.events.since(since)
 
-    def why(self, client: End, vip: End, wait: float | None = None) -> Json:
+    def why(
+        self, client: End, vip: End, wait: float | None = None, protocol: TransportProtocol = "tcp"
+    ) -> Json:
         """Say which server a new connection would get, or with `wait` where the flow's next packet goes."""
-        chosen = self._find(vip)
+        chosen = self._find(vip, protocol)
         told = write_end(*client)
         if wait is not None:
             return self._await(chosen, client, wait)
@@ -106,12 +109,13 @@ class Service:
         turn = controller.plane.readings.turn(chosen.index)
         return explain(chosen, told, standings, choice, self._lives(chosen), flow=flow, turn=turn)
 
-    def _find(self, end: End) -> Vip:
-        for vip in self.controller.model.vips:
-            if (vip.address, vip.port) == end:
-                return vip
-        known = ", ".join(write_end(vip.address, vip.port) for vip in self.controller.model.vips[:5])
-        raise NoSuchVip(f"there is no VIP at {write_end(*end)}: there are {known}")
+    def _find(self, end: End, protocol: TransportProtocol) -> Vip:
+        found = [vip for vip in self.controller.model.vips if (vip.address, vip.port) == end]
+        if found:
+            number = Protocol(protocol).number
+            return next((vip for vip in found if vip.protocol.number == number), found[0])
+        known = dict.fromkeys(write_end(vip.address, vip.port) for vip in self.controller.model.vips)
+        raise NoSuchVip(f"there is no VIP at {write_end(*end)}: there are {listed([*known])}")
 
     def _lives(self, vip: Vip) -> dict[int, Live]:
         first = vip.index * SERVER_IDS
@@ -139,14 +143,10 @@ class Service:
         finally:
             with lock:
                 plane.unwatch(flow)
-        row = {"server": NO_SERVER, "reason": Reason.NONE.value}
-        if watched is not None:
-            row = {
-                "server": NO_SERVER if watched.server is None else watched.server,
-                "reason": watched.reason,
-            }
-        _, present = vip, next((each for each in self.controller.model.vips if each.index == vip.index), vip)
-        return explain_watch(present, write_end(*client), row)
+        present = next((each for each in self.controller.model.vips if each.index == vip.index), vip)
+        if watched is None:
+            return explain_watch(present, write_end(*client), Reason.NONE, None)
+        return explain_watch(present, write_end(*client), Reason(watched.reason), watched.server)
 
     def plan(self, path: Path) -> Json:
         """Say what `reload` would do if this file were the configuration."""

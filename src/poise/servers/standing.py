@@ -24,12 +24,14 @@ class Standing:
     """What is known of a server.
 
     up: what its health checks say, None if nothing yet, which counts as up. reachable: the kernel knows a
-    hop to it. share: which part of its share it gets while it starts slowly, 0.1 to 1.
+    hop to it. share: which part of its share it gets while it starts slowly, 0.1 to 1. fault: what speaks
+    against it, as the end of a sentence, if that is known.
     """
 
     up: bool | None = None
     reachable: bool = True
     share: float = 1.0
+    fault: str | None = None
 
     @property
     def usable(self) -> bool:
@@ -140,7 +142,7 @@ def unused_reason(server: Server, standing: Standing, choice: Choice) -> str | N
     if server.state is not State.READY:
         return _NOT_READY[server.state]
     if not standing.reachable:
-        return "its next hop does not answer, so it cannot be reached"
+        return standing.fault or "the way to it is not known"
     if standing.up is False:
-        return "it is down: its checks, or its packets, say so"
+        return standing.fault or "it is down"
     return "the choice was made before it was ready"

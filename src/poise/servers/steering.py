@@ -24,9 +24,8 @@ __all__ = ["BY_LOAD", "Readings", "Shown", "Steered", "Steering"]
 
 BY_LOAD: Final = frozenset({Policy.POWER_OF_TWO, Policy.LEAST_LOADED, Policy.AWRR, Policy.PREQUAL})
 _EARLY: Final = 0.02  # seconds by which a look may come too soon
-_REMEMBERED: Final = (
-    3600.0  # seconds, that a server came back: flows from before, all sampled in its drain, age
-)
+# Seconds, that a server came back: flows from before, all sampled in its drain, age.
+_REMEMBERED: Final = 3600.0
 
 
 class Readings(Protocol):
@@ -64,13 +63,11 @@ class Steered:
 class Steering:
     """Keeps the loads of all VIPs whose policy looks at loads (BY_LOAD)."""
 
-    def __init__(
-        self, readings: Readings, clock: Callable[[], float] = time.monotonic, one_in: int = 64
-    ) -> None:
-        """Read and write by `readings`; clock: seconds of CLOCK_MONOTONIC. one_in: sample_mask + 1."""
+    def __init__(self, readings: Readings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Read and write by `readings`; clock: seconds of CLOCK_MONOTONIC."""
         self._readings = readings
         self._clock = clock
-        self._estimator = Estimator(one_in=one_in)
+        self._estimator = Estimator()
         self._poller = Poller(clock)
         self._watched: dict[int, Watched] = {}
         self._told: dict[int, Steered] = {}

@@ -14,7 +14,7 @@ from poise.servers.connections import Connection
 from poise.servers.control import Controller
 from poise.servers.model import SERVER_IDS, Mode, Server, State, Vip
 from poise.servers.rows import Records
-from poise.servers.standing import Choice, Standing, shown_state
+from poise.servers.standing import Choice, Standing, fractions, shown_state, unused_reason
 from poise.servers.steering import Shown
 from poise.servers.store import Key
 from poise.servers.vigil import Verdict
@@ -23,12 +23,6 @@ _QUICK: Final = 4096  # servers that are described in a few dozen milliseconds
 _NOTHING: Final = Choice()
 _UNKNOWN: Final = Verdict()
 _UNSEEN: Final = Shown()
-_REASONS: Final = {
-    State.DRAIN: "drains",
-    State.MAINT: "is in maintenance",
-    State.REMOVED: "is off the list",
-    State.CUT: "is off the list, and its connections are cut",
-}
 
 
 class Known(NamedTuple):
@@ -116,7 +110,7 @@ class View:
         controller, first = self._controller, vip.index * SERVER_IDS
         standings, verdicts = controller.standings(vip), controller.watchlist.verdicts(vip)
         chosen = controller.choices.get(vip.index, _NOTHING)
-        total = sum(chosen.shares.values()) or 1.0
+        parts = fractions(chosen)
         columns = {
             name: traffic[name][first : first + SERVER_IDS].tolist() for name in traffic.dtype.names or ()
         }
@@ -134,21 +128,12 @@ class View:
                 server,
                 standings[server.id],
                 verdict,
-                chosen.shares.get(server.id, 0.0) / total,
-                self._reason(server, verdict, chosen),
+                parts.get(server.id, 0.0),
+                unused_reason(server, standings[server.id], chosen),
                 load,
                 exact[server.id] if exact else estimate,
                 {name: column[server.id] for name, column in columns.items()},
             )
-
-    def _reason(self, server: Server, verdict: Verdict, chosen: Choice) -> str | None:
-        if server.id in chosen.shares:
-            return None
-        if server.state is not State.READY:
-            return _REASONS[server.state]
-        if not self._controller.reach.is_valid(server.address):
-            return self._controller.reach.faults.get(server.address, "the way to it is not known")
-        return verdict.reason if verdict.up is False else "it gets no share"
 
 
 def _describe(known: Known) -> dict[str, object]:

@@ -4,14 +4,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Any
+from typing import Any, Final
 
 from poise.errors import PoiseError
 from poise.kernel.maps import Map, MapError
 from poise.servers.model import Address
 from poise.servers.rows import address_row
 
-_NO_SERVER = 0xFFFF  # in struct watch
+NO_SERVER: Final = 0xFFFF  # WATCH_NO_SERVER of contract.h
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Watches:
     def begin(self, flow: Flow) -> None:
         """Watch a flow from now on. Raises PoiseError if there are too many watches."""
         try:
-            self._table.set(flow.key(), {"server": _NO_SERVER})
+            self._table.set(flow.key(), {"server": NO_SERVER})
         except MapError as error:
             if not error.is_full:
                 raise
@@ -68,7 +68,7 @@ class Watches:
         row = self._table.get(flow.key())
         if row is None or not row["packets"]:
             return None
-        server = None if row["server"] == _NO_SERVER else row["server"]
+        server = None if row["server"] == NO_SERVER else row["server"]
         return Watched(row["at"], server, row["reason"], row["packets"])
 
     def end(self, flow: Flow) -> None:

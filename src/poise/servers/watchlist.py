@@ -2,7 +2,8 @@
 """Who is to be watched by the vigil, and what of its verdicts outlives the process."""
 
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -22,13 +23,9 @@ _COUNTED: Final = ("connections", "resets", "repeats")  # as in Counted
 class Watchlist:
     """The servers that are watched: of VIPs with checks, those neither in maintenance nor gone."""
 
-    def __init__(
-        self, vigil: Vigil, store: Store, clock: Callable[[], float], wall: Callable[[], float]
-    ) -> None:
+    def __init__(self, vigil: Vigil, store: Store) -> None:
         self._vigil = vigil
         self._store = store
-        self._clock = clock
-        self._wall = wall
         self._lock = threading.Lock()
         self._news: dict[Key, Verdict] = {}
         self._unsaved: dict[Key, Down | None] = {}
@@ -37,7 +34,7 @@ class Watchlist:
 
     def begin(self, vips: Mapping[int, Vip]) -> None:
         """Watch the servers of all VIPs; those that were down before are so until they recover."""
-        clock, wall = self._clock(), self._wall()
+        clock, wall = time.monotonic(), time.time()
         restored = {}
         for (index, number), down in self._store.down().items():
             server = next((each for each in _servers(vips.get(index)) if each.id == number), None)
@@ -102,7 +99,7 @@ class Watchlist:
             kind, what = (Kind.DOWN, "down") if verdict.up is False else (Kind.UP, "up")
             message = f"server {server.name} is {what}: {verdict.reason}"
             events.add(kind, message, vip=vip.name, server=server.name)
-            since = self._wall() - max(0.0, self._clock() - verdict.since)
+            since = time.time() - max(0.0, time.monotonic() - verdict.since)
             down = Down(_end(server), since, verdict.reason) if verdict.up is False else None
             self._unsaved[index, number] = down
 

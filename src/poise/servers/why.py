@@ -13,7 +13,6 @@ from poise.servers.model import Mode, Policy, Protocol, Server, State, Vip
 from poise.servers.schedule import schedule
 from poise.servers.standing import UNKNOWN, Choice, Standing, fractions, shown_state, unused_reason
 
-NO_SERVER: Final = 0xFFFF  # WATCH_NO_SERVER of contract.h
 _DRAWS: Final = 4096  # sequence numbers that are tried, for the chances of a policy that draws servers
 _BY_HASH: Final = (Policy.HASH, Policy.MAGLEV)
 _BY_DRAW: Final = (Policy.POWER_OF_TWO, Policy.PREQUAL)
@@ -163,13 +162,12 @@ def _sentence(vip: Vip, client: str, server: str | None, chance: float) -> str:
     return f"a new connection from {client} to {vip.name} goes {to}: {_rule(vip)}"
 
 
-def explain_watch(vip: Vip, client: str, row: Mapping[str, int]) -> dict[str, object]:
+def explain_watch(vip: Vip, client: str, reason: Reason, number: int | None) -> dict[str, object]:
     """Return where the packet that was watched for went, and why, for JSON.
 
-    row: struct watch, of which server and reason are looked at. Returned: vip, client, rule, server (name or
-    None), reason (as `cookie`), sentence.
+    number: the id of the server, None if there was none. Returned: vip, client, rule, server (name or None),
+    reason (as `cookie`), sentence.
     """
-    reason, number = Reason(row["reason"]), row["server"]
     server = next((server for server in vip.servers if server.id == number), None)
     return {
         "vip": vip.name,
@@ -181,13 +179,13 @@ def explain_watch(vip: Vip, client: str, row: Mapping[str, int]) -> dict[str, ob
     }
 
 
-def _watch_sentence(vip: Vip, client: str, server: Server | None, number: int, reason: Reason) -> str:
+def _watch_sentence(vip: Vip, client: str, server: Server | None, number: int | None, reason: Reason) -> str:
     if reason is Reason.NONE:
         return f"no packet from {client} to {vip.name} came meanwhile"
     if server:
         state = "" if server.state is State.READY else f", which is {_STATES[server.state]}"
         where = f"went to {server.name}{state}"
-    elif number == NO_SERVER:
+    elif number is None:
         where = "went to no single server"
     else:
         where = f"went to a server with the id {number}, which {vip.name} does not have any more"

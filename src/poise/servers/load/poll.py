@@ -46,10 +46,10 @@ class _Asked:
 class Poller:
     """Asks for loads; servers with the same URL, token and way to read the answer are asked once."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, random: Random | None = None) -> None:
-        """Know nobody; random: spreads the first questions over their interval."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Know nobody yet."""
         self._clock = clock
-        self._random = random or Random()  # noqa: S311 - nobody gains by foreseeing it
+        self._random = Random()  # noqa: S311  # nobody gains by foreseeing it
         self._asked: Mapping[tuple[str, LoadSource], _Asked] = {}
         self._heard: dict[Key, Heard] = {}
         self._slots = anyio.CapacityLimiter(_AT_ONCE)

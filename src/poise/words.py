@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How commands put numbers, names and times into words."""
+"""How numbers, names and times are put into words."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
