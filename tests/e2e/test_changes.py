@@ -116,7 +116,9 @@ def misplaced(balancer: Balancer, out: dict[str, int]) -> dict[str, int]:
             pytest.param("stateless", (policy,), QUIET, 100, marks=pytest.mark.slow)
             for policy in ("weighted-round-robin", "maglev", "power-of-two", "least-loaded")
         ),
-        pytest.param("stateful", ("round-robin", "prequal"), (*QUIET, "cut"), 100, marks=pytest.mark.slow),
+        pytest.param(
+            "stateful", ("round-robin", "least-loaded"), (*QUIET, "cut"), 100, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_no_connection_goes_to_a_server_once_it_is_out(

@@ -193,6 +193,23 @@ def test_a_stale_report_counts_as_the_mean() -> None:
     assert shown.load is None
 
 
+@pytest.mark.parametrize("got", [0, 90])
+def test_a_server_whose_report_is_stale_gets_what_the_others_get(got: int) -> None:
+    """Neither few nor many connections before, nor those placed since its last report, count against it."""
+    tables = Tables()
+    vip = vip_of(3, Policy.LEAST_LOADED, AGENT)
+    steering = Steering(tables, tables.clock)
+    steering.watch([vip], {0: choice_of(vip)})
+    hear(steering, {0: 0.5, 1: 0.5, 2: 0.5}, tables.now)
+    steering.look()
+    for _ in range(10):
+        tables.now += 1
+        tables.counters["connections"][:3] += np.array([30, 30, got], np.uint64)
+        hear(steering, {0: 0.5, 1: 0.5}, tables.now)
+        steering.look()
+    assert tables.lives["load"][:3].tolist() == pytest.approx([tables.lives["load"][0]] * 3, abs=2)
+
+
 @pytest.mark.parametrize("policy", [Policy.LEAST_LOADED, Policy.POWER_OF_TWO])
 def test_without_reports_own_counters_decide(policy: Policy) -> None:
     """If fewer than half of the reports are fresh, the connections that poise counts take their place."""
