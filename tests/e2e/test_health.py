@@ -42,11 +42,15 @@ def states(balancer: Balancer) -> dict[str, str]:
 
 
 def wait_for(balancer: Balancer, **wanted: Literal["up", "down"]) -> None:
-    """Wait until poise has told of servers that they are up or down, and so has acted upon it."""
+    """Wait until poise has told of servers that they are up or down, and so has acted upon it.
+
+    It tells of none that never was down.
+    """
 
     def told() -> dict[str, str]:
         events = balancer.client.events()
-        return {event["server"]: event["kind"] for event in events if event["kind"] in {"up", "down"}}
+        last = {event["server"]: event["kind"] for event in events if event["kind"] in {"up", "down"}}
+        return dict.fromkeys(wanted, "up") | last
 
     wait_until(lambda: told().items() >= wanted.items(), WITHIN)
 

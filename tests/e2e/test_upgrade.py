@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A later poise takes over from an earlier one while requests come at full rate."""
 
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ import hatch_build
 from poise.lab.balancer import Balancer
 from poise.lab.network import ServersLab
 from poise.lab.traffic import long_lived, short_requests
+from tests.e2e.configuring import reconfigure
 from tests.e2e.counters import drops
 
 pytestmark = pytest.mark.root
@@ -47,12 +47,6 @@ def another_build(root: Path) -> Path:
     contract.write_text(text)
     hatch_build.compile_objects(root)
     return root / "src"
-
-
-def reconfigure(balancer: Balancer, **settings: object) -> None:
-    """Change settings in the file of a balancer that does not run."""
-    path = balancer.configuration
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
 def take_over(lab: ServersLab, balancer: Balancer, change: Callable[[], None], tolerated: float = 0) -> None:

@@ -190,7 +190,24 @@ def test_a_stale_report_counts_as_the_mean() -> None:
     assert tables.lives["latency"][:3].tolist() == [5000, 5000, 0]
     shown = steering.shown()[0, 2]
     assert shown.fault == "its last report is 12.0 s old, and does not count after 3 s"
-    assert shown.load == 0.0
+    assert shown.load is None
+
+
+@pytest.mark.parametrize("got", [0, 90])
+def test_a_server_whose_report_is_stale_gets_what_the_others_get(got: int) -> None:
+    """Neither few nor many connections before, nor those placed since its last report, count against it."""
+    tables = Tables()
+    vip = vip_of(3, Policy.LEAST_LOADED, AGENT)
+    steering = Steering(tables, tables.clock)
+    steering.watch([vip], {0: choice_of(vip)})
+    hear(steering, {0: 0.5, 1: 0.5, 2: 0.5}, tables.now)
+    steering.look()
+    for _ in range(10):
+        tables.now += 1
+        tables.counters["connections"][:3] += np.array([30, 30, got], np.uint64)
+        hear(steering, {0: 0.5, 1: 0.5}, tables.now)
+        steering.look()
+    assert tables.lives["load"][:3].tolist() == pytest.approx([tables.lives["load"][0]] * 3, abs=2)
 
 
 @pytest.mark.parametrize("policy", [Policy.LEAST_LOADED, Policy.POWER_OF_TWO])

@@ -28,11 +28,12 @@ class Readings:
     def traffic(self, vips: Collection[int] | None = None) -> Records:
         """Return what each server got since it was new, over all CPUs: [rows] of struct traffic.
 
-        vips: the indices of those to be read, None for all; the rows of the others are zero.
+        vips: the indices of those to be read, None for all; the rows of the others may be zero.
         """
-        found = np.zeros(self._traffic.max_entries, self._traffic.dtype)
-        if vips is None:
-            return self._traffic.sums(0, self._traffic.max_entries)
+        rows = self._traffic.max_entries
+        if vips is None or 2 * len(vips) * SERVER_IDS > rows:  # less than many small reads
+            return self._traffic.sums(0, rows)
+        found = np.zeros(rows, self._traffic.dtype)
         for vip in vips:
             first = vip * SERVER_IDS
             found[first : first + SERVER_IDS] = self._traffic.sums(first, SERVER_IDS)

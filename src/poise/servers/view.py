@@ -96,8 +96,7 @@ class View:
         ]
 
     def _traffic(self, vips: Collection[Vip]) -> Records:
-        everything = len(vips) == len(self._controller.model.vips)
-        return self._controller.plane.readings.traffic(None if everything else {vip.index for vip in vips})
+        return self._controller.plane.readings.traffic({vip.index for vip in vips})
 
     def _known(self, vips: Collection[Vip]) -> list[Known]:
         traffic, shown = self._traffic(vips), self._controller.steering.shown()

@@ -88,13 +88,16 @@ class Watchlist:
         self._vigil.observe({key: Counted(*counted) for key, *counted in found})
 
     def tell_changes(self, events: Events, vips: Mapping[int, Vip]) -> None:
-        """Tell the verdicts that have changed since the last time, and keep them to be saved."""
+        """Tell the verdicts that have changed since the last time, and keep them to be saved.
+
+        Not that a server is up which never was down: at a start, all of them are.
+        """
         with self._lock:
             news, self._news = self._news, {}
         for (index, number), verdict in news.items():
             vip = vips.get(index)
             server = next((each for each in _servers(vip) if each.id == number), None)
-            if vip is None or server is None:
+            if vip is None or server is None or (verdict.up and verdict.recovered is None):
                 continue
             kind, what = (Kind.DOWN, "down") if verdict.up is False else (Kind.UP, "up")
             message = f"server {server.name} is {what}: {verdict.reason}"

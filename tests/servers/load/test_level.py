@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,6 +40,14 @@ def test_connections_since_the_report_are_added() -> None:
     before = level(measured([10.0, 10.0], [5, 5], 20))
     after = level(measured([10.0, 10.0], [5, 5], 20, since=[3, 0]))
     assert after.load - before.load == pytest.approx([3 * before.step[0], 0])
+
+
+def test_connections_that_do_not_end_are_not_foreseen_to() -> None:
+    """Where it is known that none ended, many new ones take nothing off a load."""
+    growing = replace(measured([40.0, 20.0], [0, 20], 60), ended=0.0)
+    result = level(growing)
+    assert result.load.tolist() == [40, 20]
+    assert result.step.tolist() == [1, 1]
 
 
 def test_idle_servers_get_connections_in_turn() -> None:

@@ -35,7 +35,8 @@ class Measured:
     load: in any unit. shares: the weights that loads are to be in proportion to. placed: connections in the
     interval after which the next loads are known. since: those placed after the load was measured. open:
     connections of all of them together. gain: how much of a difference in load is to be made good in one
-    interval, 0 to 1.
+    interval, 0 to 1. ended: connections of all that ended in the interval, None if that is not known: then as
+    many are taken to have ended as were placed.
     """
 
     load: Numbers
@@ -44,6 +45,7 @@ class Measured:
     since: Numbers
     open: float
     gain: float = 1.0
+    ended: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,13 @@ def level(measured: Measured) -> Level:
     be credited with what they did not cause: then loads meet more slowly, but they meet all the same. As with
     a gain below 1, where each server is expected to get again what it got, but for a part of the difference.
     """
-    whole, placed = float(measured.load.sum()), float(measured.placed.sum())
+    whole = float(measured.load.sum())
+    ended = float(measured.placed.sum()) if measured.ended is None else measured.ended
     opened = max(measured.open, _LEAST_LOAD)
-    gone = -np.expm1(-placed / opened)  # D = open/rate (Little), so T/D = placed/open
+    gone = -np.expm1(-ended / opened)  # D = open/rate (Little), so T/D = ended/open
     if whole <= 0:
         return Level(np.zeros(len(measured.load)), 1.0 / measured.shares)
-    per_connection = whole * gone / placed if placed > 0 else whole / max(opened, 1.0)
+    per_connection = whole * gone / ended if ended > 0 else whole / max(opened, 1.0)
     per_connection *= 1.0 + gone * (1.0 / max(measured.gain, _LEAST_GAIN) - 1.0)
     load = measured.load + per_connection * (measured.since - measured.placed * gone)
     return Level(load / measured.shares, per_connection / measured.shares)

@@ -167,7 +167,11 @@ class Watched:
             if fresh.mean() >= _ENOUGH:
                 said = np.array([each.report.load if each.report else 0.0 for each in reports])
                 load = with_means(said, fresh, self._shares)
+                # Who says nothing is taken to be as the others are in all that counts: else he would get for
+                # ever what he got when his report came, or ever less, the older it is.
+                in_interval = with_means(in_interval, fresh, self._shares)
                 since = self._since_reports(counted, former, elapsed, reports, now)
+                since = with_means(since, fresh, self._shares)
                 latency = _microseconds(reports, fresh)
             elif self.vip.policy is Policy.AWRR:
                 load = None
@@ -177,7 +181,16 @@ class Watched:
         gain = self._gain(load, float(in_interval.sum()))
         if kind is LoadKind.CONNECTIONS:  # counted at a moment: what is known is their chance, even at first
             gain = min(gain, whole / max(2 * float(in_interval.sum()), 1.0))
-        return Measured(load, self._shares, in_interval, since, whole, gain), latency
+        ended = self._ended(counted, former, elapsed)
+        return Measured(load, self._shares, in_interval, since, whole, gain, ended), latency
+
+    def _ended(self, counted: Counted, former: Counted, elapsed: float) -> float | None:
+        """Return how many connections end in an interval; None where open ones are not counted exactly."""
+        if self.is_estimated or counted.open is None or former.open is None or elapsed <= 0:
+            return None
+        more = float((counted.open - former.open)[self.servers].sum())
+        ended = max(float(self._since(counted, former).sum()) - more, 0.0)
+        return ended * self.vip.load.interval / elapsed
 
     def _gain(self, load: Numbers, placed: float) -> float:
         before, last = self._before_last[self.servers], self._last[self.servers]
@@ -250,7 +263,7 @@ def _shown(heard: Heard, now: float, stale: float) -> Shown:
     age, fault = now - heard.at, heard.fault
     if age > stale:
         late = f"its last report is {age:.1f} s old, and does not count after {stale:g} s"
-        fault = f"{late}: {fault}" if fault else late
+        return Shown(age=age, fault=f"{late}: {fault}" if fault else late)
     return Shown(heard.report.load, heard.report.latency, age, fault=fault)
 
 
