@@ -107,4 +107,4 @@ def test_metrics(running: Running) -> None:
     assert re.search(r'^poise_server_state\{server="web1",state="drain",vip=".*"\} 1\.0$', told, re.MULTILINE)
     assert re.search(r'^poise_server_open_connections\{server="web2",', told, re.MULTILINE)
     for counter in running.client.counters():
-        assert f'poise_events_total{{event="{counter}"}}' in told
+        assert f'poise_counters_total{{counter="{counter}"}}' in told

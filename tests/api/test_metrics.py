@@ -59,8 +59,8 @@ def test_states(scraped: dict[str, Metric]) -> None:
 
 def test_whole(scraped: dict[str, Metric]) -> None:
     """What is of poise as a whole is told by name."""
-    assert samples(scraped["poise_events"]) == {("packets",): 0, ("new_connections",): 0}
-    assert samples(scraped["poise_log_events"]) == {("down",): 2}
+    assert samples(scraped["poise_counters"]) == {("packets",): 0, ("new_connections",): 0}
+    assert samples(scraped["poise_events"]) == {("down",): 2}
     assert samples(scraped["poise_config_reloads"]) == {("ok",): 3, ("refused",): 1}
     assert samples(scraped["poise_config_info"]) == {("ab12",): 1}
     assert samples(scraped["poise_build_info"]) == {("1.2.3",): 1}

@@ -145,10 +145,13 @@ class _Snapshot(Collector):
         yield _states(snapshot["servers"])
         yield from _of_vips(snapshot["vips"])
         yield _counter(
-            "poise_events", "Packets and events that the data plane counted", "event", snapshot["counters"]
+            "poise_counters",
+            "Packets and events that the data plane counted",
+            "counter",
+            snapshot["counters"],
         )
         yield _counter(
-            "poise_log_events",
+            "poise_events",
             "Events of the control plane, as `poise events` has them",
             "kind",
             snapshot["events"],
