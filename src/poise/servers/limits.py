@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from poise.kernel.libbpf import Object
+from poise.servers.samples import ONE_IN
 
 _COMPILED_FOR = 64  # DEFAULT_VIPS of contract.h
 _BY_VIP: Final = (
@@ -26,7 +27,7 @@ class Limits:
     flow_rate: int = 10000
     connection_rows: int = 64
     vip_limit: int = 64
-    sample_mask: int = 63
+    sample_mask: int = ONE_IN - 1
 
     def configure(self, balancer: Object) -> None:
         """Give the tables of an object that is not loaded yet their sizes."""

@@ -28,6 +28,7 @@ SERVER_FIN: Final = 8
 RESET: Final = 16
 OVER: Final = CLIENT_FIN | SERVER_FIN | RESET  # a connection of which one side is closed is as good as over
 
+ONE_IN: Final = 64  # of how many flows one is sampled; a power of two
 UNIT: Final = (1 << 20) / 1e9  # seconds, of `begun` and `seen`
 KEPT: Final = (1 << 16) * UNIT  # SAMPLE_KEPT: a flow that was silent for longer may lose its row to another
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from poise.servers.load.look import SHIFT, Look
 from poise.servers.load.survival import BINS, STEP, Survival
 from poise.servers.model import SERVER_IDS
-from poise.servers.samples import KEPT, Numbers, Rows, Samples, crowded
+from poise.servers.samples import KEPT, ONE_IN, Numbers, Rows, Samples, crowded
 
 _MISSED: Final = (
     0.25  # ends that may have been missed, to each that was seen; more silent flows are idle ones
@@ -46,7 +46,7 @@ class Opened:
 class Estimator:
     """Learns from one look at the samples to the next, and estimates."""
 
-    def __init__(self, vips: int = SERVER_IDS, one_in: int = 64) -> None:
+    def __init__(self, vips: int = SERVER_IDS, one_in: int = ONE_IN) -> None:
         """Know nothing; vips: one more than the largest index. one_in: of how many flows one is sampled."""
         self._one_in = one_in
         self._survival = Survival(2 * vips)  # of each VIP: flows that spoke after their first packet, or not
