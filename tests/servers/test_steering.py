@@ -107,6 +107,27 @@ def test_least_loaded_fills_up_to_the_same_level() -> None:
     assert got == [30, 30, 30]
 
 
+@pytest.mark.parametrize("policy", [Policy.LEAST_LOADED, Policy.POWER_OF_TWO, Policy.PREQUAL])
+def test_a_newcomer_is_as_the_others_until_it_is_measured(policy: Policy) -> None:
+    """A server that joins does not get everything, as one with no load and no step would."""
+    tables = Tables()
+    vip = vip_of(3, policy)
+    tables.open_connections[:3] = [300, 310, 0]
+    steering = Steering(tables, tables.clock)
+    two = {0: 1, 1: 1}
+    steering.watch([vip], {0: Choice(dict.fromkeys(two, 1.0), two)})
+    steering.look()
+    steering.watch([vip], {0: choice_of(vip)})
+    lives, got = lives_of(tables), [0, 0, 0]
+    pool = Pool(range(3), range(3), hot_above=HOT_ABOVE if policy is Policy.PREQUAL else 0)
+    for turn in range(300):
+        server = pick(policy, pool, lives, turn=turn, random=hash((turn, 0.5)) & ((1 << 64) - 1))
+        assert server is not None
+        lives[server] = lives[server]._replace(placed=lives[server].placed + 1)
+        got[server] += 1
+    assert got[2] < 150
+
+
 def test_loads_are_in_proportion_to_shares() -> None:
     """A server of weight 2 with twice the connections is as loaded as one of weight 1, by half a step."""
     tables = Tables()

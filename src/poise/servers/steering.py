@@ -109,7 +109,11 @@ class Steering:
         if known.vip is not vip or known.choice is not choice:  # most are as they were
             before = known.rows
             known.renew(vip, choice)
-            self._joined |= dict.fromkeys(np.setdiff1d(known.rows, before).tolist(), now)
+            new = np.setdiff1d(known.rows, before)
+            self._joined |= dict.fromkeys(new.tolist(), now)
+            lives = known.newcomers(new)
+            if lives:
+                self._readings.set_loads(lives.rows, lives.load, lives.step, lives.latency)
         return known
 
     def look(self) -> dict[int, Steered]:

@@ -74,6 +74,7 @@ class Watched:
         self._last = np.full(SERVER_IDS, np.nan)  # loads
         self._before_last = np.full(SERVER_IDS, np.nan)
         self._former: Counted | None = None
+        self._written: Lives | None = None
         self._looked = self._measured_at = 0.0
         self._rate = np.full(SERVER_IDS, np.nan)  # packets or bytes a second
         self._mean = np.full(SERVER_IDS, np.nan)  # of loads
@@ -130,7 +131,19 @@ class Watched:
         levels = level(measured)
         hot = border(levels) if self.vip.policy is Policy.PREQUAL else None
         load, step = self._scale(levels, hot)
-        return Lives(self.rows, load, step, latency)
+        self._written = Lives(self.rows, load, step, latency)
+        return self._written
+
+    def newcomers(self, rows: NDArray[np.int64]) -> Lives | None:
+        """Return what is to be written of servers that join, until they are measured: they are as the others.
+
+        With no load and no step they would get everything till then. None if nothing is written yet.
+        """
+        if self._written is None or not len(rows):
+            return None
+        load, step = (int(values.mean()) for values in (self._written.load, self._written.step))
+        alike = np.ones(len(rows), np.uint32)
+        return Lives(rows, alike * np.uint32(load), alike * np.uint32(max(step, 1)), alike * np.uint32(0))
 
     @property
     def hot_above(self) -> int:
