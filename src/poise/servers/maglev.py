@@ -9,6 +9,9 @@ larger weight take more of them in a round. When servers come and go, most rows 
 from collections.abc import Mapping
 from functools import cache, lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from poise.servers.cookie import siphash
 
 ROWS = 16381  # MAGLEV_ROWS of contract.h; a prime, so that any stride visits every row
@@ -27,29 +30,35 @@ def table(weights: Mapping[int, int]) -> tuple[int, ...]:
 def _table(weights: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
     if not weights:
         return (0,) * ROWS
-    largest = max(weight for _, weight in weights)
-    servers = [(server, weight, *_walk(server)) for server, weight in weights]
-    saved = [0] * len(servers)
-    next_rows = [row for _, _, row, _ in servers]
+    servers = [(server, *_walk(server)) for server, _ in weights]
+    next_rows = [row for _, row, _ in servers]
     rows = [-1] * ROWS
-    left = ROWS
-    while True:
-        for place, (server, weight, _, stride) in enumerate(servers):
-            credit = saved[place] + weight
-            if credit < largest:
-                saved[place] = credit
-                continue
-            saved[place] = credit - largest
-            row = next_rows[place]
-            while rows[row] >= 0:
-                row += stride
-                if row >= ROWS:
-                    row -= ROWS
-            rows[row] = server
-            next_rows[place] = row
-            left -= 1
-            if not left:
-                return tuple(rows)
+    for place in _turns(np.array([weight for _, weight in weights])):
+        server, _, stride = servers[place]
+        row = next_rows[place]
+        while rows[row] >= 0:
+            row += stride
+            if row >= ROWS:
+                row -= ROWS
+        rows[row] = server
+        next_rows[place] = row
+    return tuple(rows)
+
+
+def _turns(weights: NDArray[np.int64]) -> list[int]:
+    """Return who takes each of the ROWS rows, by place in `weights`.
+
+    In each round a server saves up its weight, and takes a row when it has the largest weight together: its
+    k-th one in round ceil(k × largest / weight).
+    """
+    largest = int(weights.max())
+    # No fewer than it gets: what each has saved up in the end may be worth almost a row.
+    counts = (ROWS + len(weights)) * weights // int(weights.sum()) + 2
+    places = np.repeat(np.arange(len(weights)), counts)
+    numbers = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+    rounds = -(-numbers * largest // weights[places])
+    order: list[int] = places[np.lexsort((places, rounds))][:ROWS].tolist()
+    return order
 
 
 @cache
