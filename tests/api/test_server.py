@@ -98,7 +98,7 @@ from poise.api.server import serve
 from tests.api.serving import ListFacade
 
 class Patient(ListFacade):
-    def why(self, client, vip, wait=None):
+    def why(self, client, vip, wait=None, protocol=None):
         print("waiting", flush=True)
         time.sleep(wait)
         return {}

@@ -79,7 +79,7 @@ def _verified(response: dns.message.Message, check: Check) -> str:
     if check.answer is None:
         return f"answered {check.record} of {check.query}"
     kind = dns.rdatatype.from_text(check.record)
-    answers = [record.to_text() for rows in response.answer if rows.rdtype == kind for record in rows]
+    answers = sorted(record.to_text() for rows in response.answer if rows.rdtype == kind for record in rows)
     if _plain(check.answer) not in map(_plain, answers):
         got = ", ".join(answers[:4]) or "nothing"
         raise NotWell(f"answered {got} to {check.record} of {check.query}, wanted {check.answer}")
