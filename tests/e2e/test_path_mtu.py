@@ -89,7 +89,7 @@ def _narrow_to_clients(lab: ServersLab) -> None:
         pytest.param(_narrow_to_clients, "pass_reply_too_big", id="to clients"),
     ],
 )
-@pytest.mark.parametrize("arms", [1, 2])
+@pytest.mark.parametrize("arms", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_both_learn_the_mtu_of_the_balancers_own_links(
     family: Family, arms: Literal[1, 2], narrow: Callable[[ServersLab], None], counter: str
 ) -> None:

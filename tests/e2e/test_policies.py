@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from tests.e2e.http import ask
 from tests.e2e.waiting import wait_until
 
 pytestmark = pytest.mark.root
+
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 POLICIES = (
     "round-robin",
@@ -148,7 +151,7 @@ def connections_of_others(lab: ServersLab, server: Nginx, number: int) -> Iterat
         yield
 
 
-@pytest.mark.parametrize("policy", ["awrr", "least-loaded", "power-of-two", "prequal"])
+@pytest.mark.parametrize("policy", ["awrr", "least-loaded", slow("power-of-two"), slow("prequal")])
 def test_a_server_whose_agent_tells_more_load_gets_fewer_connections(policy: str) -> None:
     """What `poise agent` counts on a server decides; without its word, the server gets what others get."""
     with ServersLab(3, clients=1) as lab, agents(lab) as running:
@@ -159,7 +162,7 @@ def test_a_server_whose_agent_tells_more_load_gets_fewer_connections(policy: str
             wait_until(lambda: is_even(balancer), WITHIN)
 
 
-@pytest.mark.parametrize("policy", ["awrr", "least-loaded", "power-of-two", "prequal"])
+@pytest.mark.parametrize("policy", [slow("awrr"), slow("least-loaded"), "power-of-two", "prequal"])
 def test_a_server_that_reports_more_in_json_gets_fewer_connections(policy: str) -> None:
     """A number somewhere in JSON is read as the load; that which is high at present gets fewer."""
     with ServersLab(3, clients=1) as lab:
