@@ -48,7 +48,9 @@ def test_poise_breaks_no_connection_where_a_plain_hash_breaks_most() -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_stopped_demo_cleans_up(number: int, code: int) -> None:
     """Ctrl-C in the middle of the demo leaves neither namespaces nor programs nor files."""
     demo = subprocess.Popen(

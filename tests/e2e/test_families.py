@@ -60,7 +60,7 @@ def test_ipv6_connections_survive_changes_and_the_end_of_the_daemon() -> None:
 @pytest.mark.parametrize(
     ("family", "client_tags", "server_tags"),
     [
-        (4, (10,), ()),
+        pytest.param(4, (10,), (), marks=pytest.mark.slow),
         (6, (10,), (20,)),
         (4, (100, 10), (20,)),
         pytest.param(4, (), (20,), marks=pytest.mark.slow),

@@ -54,7 +54,12 @@ def lab() -> Iterator[ServersLab]:
 
 
 @pytest.mark.parametrize(
-    "ids", [PLAIN, SINGLE_PASS, FOUR_PASS], ids=["plaintext", "single pass", "four passes"]
+    "ids",
+    [
+        pytest.param(PLAIN, id="plaintext"),
+        pytest.param(SINGLE_PASS, id="single pass", marks=pytest.mark.slow),
+        pytest.param(FOUR_PASS, id="four passes"),
+    ],
 )
 def test_connections_survive_moves_of_the_client_and_changes_of_the_servers(
     lab: ServersLab, ids: QuicIds, tmp_path: Path

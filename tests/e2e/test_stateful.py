@@ -98,7 +98,7 @@ def test_the_kernels_of_clients_and_servers_notice_nothing(seconds: int) -> None
         assert drops(balancer) == {}
 
 
-@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("family", [4, pytest.param(6, marks=pytest.mark.slow)])
 def test_connections_survive_changes_and_the_end_of_the_daemon(family: Family) -> None:
     """No open connection breaks, and a new daemon finds all of them in the table."""
     with ServersLab(4, family=family) as lab:
@@ -124,7 +124,12 @@ def test_connections_survive_changes_and_the_end_of_the_daemon(family: Family) -
 
 
 @pytest.mark.parametrize(
-    "server_settings", [{}, SYN_COOKIES, NO_TIMESTAMPS], ids=["usual", "SYN cookies", "no timestamps"]
+    "server_settings",
+    [
+        pytest.param({}, id="usual"),
+        pytest.param(SYN_COOKIES, id="SYN cookies", marks=pytest.mark.slow),
+        pytest.param(NO_TIMESTAMPS, id="no timestamps", marks=pytest.mark.slow),
+    ],
 )
 def test_a_port_can_be_reused_at_once(server_settings: dict[str, object]) -> None:
     """A new connection with the ends of one that its server has in TIME_WAIT is made at once, every time."""
